@@ -1,0 +1,74 @@
+# `make` alone lists the targets. Needs make and Python 3.11, nothing else.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup lock up down status deploy demo test lint clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+STACK := $(BIN)/python -m deployments.stack
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+# torch's CPU build is not the file that the index hashes, so it is not in the lock: docs/decisions/0002-lock.md.
+# For another build: make setup TORCH_PIP_ARGS="--index-url <torch's own index for that build>"
+TORCH := torch==2.13.0
+TORCH_PIP_ARGS ?=
+# Months that the demo replays after the first three; empty: as many as fit its time.
+MONTHS ?=
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make the virtual environment from the lock (again only when the lock changes)
+
+$(STAMP): requirements/dev.lock
+	@test -n "$(PYTHON)" || { echo "Perennial needs Python 3.11 and found none (python3.11, python3). Install it, or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@if [ -e $(VENV)/.installing ]; then echo "An earlier set-up was interrupted; starting afresh."; rm -rf $(VENV); fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3.11-venv" >&2; exit 1; }
+	@touch $(VENV)/.installing
+	@echo "Installing the locked dependencies into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_PIP_ARGS) $(TORCH)
+	@$(BIN)/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'perennial.pth').write_text('$(CURDIR)\n')"
+	@rm $(VENV)/.installing
+	@touch $(STAMP)
+
+lock: setup ## Resolve the dependencies again and write the locks
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		pyproject.toml requirements/torch-needs.in -o requirements/runtime.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--extra demo --extra dev -c requirements/runtime.lock \
+		pyproject.toml requirements/torch-needs.in -o requirements/dev.lock
+
+up: setup ## Start the local stack; what runs already is left alone
+	@$(STACK) up
+
+down: setup ## Stop exactly what `make up` started; the data stays
+	@$(STACK) down
+
+status: setup ## Say how each part of the stack is
+	@$(STACK) status
+
+deploy: setup ## Upsert every deployment, schedule and automation on the running stack
+	@$(STACK) run -- prefect --no-prompt deploy --all
+
+demo: setup ## The whole loop on real data (MONTHS=12 for the whole year); the stack stays up
+	@$(BIN)/python -m deployments.demo $(if $(MONTHS),--months $(MONTHS))
+
+test: setup ## Everything: packages the tests need, lint, types, tests
+	@.ci/packages
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+	@.ci/packages --remind
+
+lint: setup ## Style, types and the directions of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean: ## Remove the stack's data and the caches; refuses while the stack is up
+	@! test -x $(BIN)/python || $(STACK) idle
+	rm -rf .perennial .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

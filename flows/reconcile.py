@@ -1,0 +1,24 @@
+"""Start what an event should have started: the decisions are the truth, events only wake.
+
+decisions to retrain ─► without an end? ─┬─► no run:   start one
+                                         └─► run died: start it again
+"""
+
+from datetime import timedelta
+
+from prefect import flow
+
+from flows.settings import Settings
+from tasks.decisions import find_due, start_retrain
+
+
+@flow
+def reconcile(grace_seconds: int = 60, settings: Settings | None = None) -> dict[str, str]:
+    """Return what was done per decision. Running it again starts nothing twice.
+
+    Args:
+        grace_seconds: how long an event may take before its decision counts as forgotten.
+    """
+    settings = settings or Settings()
+    due = find_due(settings.lake, timedelta(seconds=grace_seconds))
+    return {decision.decision_id: start_retrain(decision) for decision in due}

@@ -1,0 +1,184 @@
+"""A version's files on S3: weights, description, metrics, golden rows, reference sample; then a manifest, last.
+
+The manifest's own SHA-256 is in the table of versions, so what is read is what was registered or nothing. Weights are
+safetensors, all else is JSON and Parquet: no file from storage is ever executed.
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import safetensors.torch
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
+
+from perennial.lakehouse.lake import Lake
+from perennial.rules.scoring import ModelDescription, Scorer, check_golden
+
+MANIFEST = "manifest.json"
+WEIGHTS, MODEL, METRICS, GOLDEN, REFERENCE = (
+    "weights.safetensors",
+    "model.json",
+    "metrics.json",
+    "golden.parquet",
+    "reference.parquet",
+)
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+class ArtifactRefused(ValueError):
+    """A version's files are not those that were registered: missing, cut short, changed, or not what they claim."""
+
+
+class FileEntry(BaseModel, frozen=True):
+    """One file as the manifest lists it."""
+
+    size: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(BaseModel, frozen=True):
+    """What an artifact, or a checkpoint, consists of."""
+
+    files: dict[str, FileEntry]
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> "Manifest":
+        """The manifest of these files."""
+        return cls(
+            files={name: FileEntry(size=len(data), sha256=_sha256(data)) for name, data in sorted(files.items())}
+        )
+
+    def check(self, where: str, name: str, data: bytes) -> bytes:
+        """The file's bytes, if they are the listed ones.
+
+        Raises:
+            ArtifactRefused: the file is not listed, has another size or another checksum.
+        """
+        entry = self.files.get(name)
+        if entry is None:
+            raise _refused(where, name, f"is not in the manifest, which lists {sorted(self.files)}")
+        if len(data) != entry.size:
+            raise _refused(where, name, f"has {len(data)} bytes where the manifest says {entry.size}")
+        if _sha256(data) != entry.sha256:
+            raise _refused(where, name, f"has SHA-256 {_sha256(data)} where the manifest says {entry.sha256}")
+        return data
+
+
+def artifact_uri(lake: Lake, pipeline: str, artifact_id: str) -> str:
+    """Where an artifact lies: computed from names, never taken from a row or a request."""
+    for name in (pipeline, artifact_id):
+        if not _NAME.fullmatch(name):
+            raise ArtifactRefused(f"{name!r} is no artifact's name: 1 to 64 lower-case letters, digits, _ or -")
+    return lake.uri(f"artifacts/{pipeline}/{artifact_id}")
+
+
+def write_artifact(lake: Lake, pipeline: str, artifact_id: str, files: Mapping[str, bytes]) -> str:
+    """Write the files, look at what arrived, then write the manifest; return the manifest's SHA-256."""
+    where = artifact_uri(lake, pipeline, artifact_id)
+    storage = lake.files()
+    for name, data in files.items():
+        storage.pipe_file(f"{where}/{name}", data)
+        landed = storage.info(f"{where}/{name}")["size"]  # an upload may answer 200 and then an error
+        if landed != len(data):
+            raise _refused(where, name, f"arrived with {landed} of {len(data)} bytes. Run the flow again")
+    manifest = Manifest.of(files).model_dump_json(indent=1).encode()
+    storage.pipe_file(f"{where}/{MANIFEST}", manifest)
+    return _sha256(manifest)
+
+
+def read_artifact_file(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: str, name: str) -> bytes:
+    """One file of an artifact, checked against the manifest, and that against its registered checksum.
+
+    Raises:
+        ArtifactRefused: anything is missing or not as registered; the message names the file.
+    """
+    where = artifact_uri(lake, pipeline, artifact_id)
+    storage = lake.files()
+    raw = _read(storage, where, MANIFEST)
+    if _sha256(raw) != manifest_sha256:
+        raise _refused(where, MANIFEST, f"has SHA-256 {_sha256(raw)} where the version's row says {manifest_sha256}")
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise _refused(where, MANIFEST, f"is not a manifest: {error}") from error
+    return manifest.check(where, name, _read(storage, where, name))
+
+
+def load_scorer(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: str) -> Scorer:
+    """The model, ready to score, after it has reproduced its golden rows.
+
+    Raises:
+        ArtifactRefused: a file is not as registered.
+        GoldenRowsDiffer: the files are right and the scores are not.
+    """
+
+    def read(name: str) -> bytes:
+        return read_artifact_file(lake, pipeline, artifact_id, manifest_sha256, name)
+
+    where = artifact_uri(lake, pipeline, artifact_id)
+    scorer = build_scorer(where, read(MODEL), read(WEIGHTS))
+    check_golden(scorer, pl.read_parquet(io.BytesIO(read(GOLDEN))))
+    return scorer
+
+
+def build_scorer(where: str, description: bytes, weights: bytes) -> Scorer:
+    """A scorer from a description and safetensors; `where` is for the error's message only."""
+    try:
+        model = ModelDescription.model_validate_json(description)
+    except ValidationError as error:
+        raise _refused(where, MODEL, f"is not a model's description: {error}") from error
+    try:
+        return Scorer(model, load_tensors(weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise _refused(where, WEIGHTS, f"does not fit the description in {MODEL}: {error}") from error
+
+
+def load_tensors(data: bytes) -> dict[str, Tensor]:
+    """Tensors by name, from safetensors."""
+    tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    return tensors
+
+
+def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors, the same bytes for the same tensors."""
+    return safetensors.torch.save({name: tensors[name].contiguous() for name in sorted(tensors)})
+
+
+def dump_json(value: Any) -> bytes:
+    """A JSON file, readable by people."""
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def dump_parquet(rows: pl.DataFrame) -> bytes:
+    """A Parquet file."""
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def read_reference(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: str) -> pl.DataFrame:
+    """The reference sample of the training window: event time, inputs, score and label, as drift compares with."""
+    return pl.read_parquet(io.BytesIO(read_artifact_file(lake, pipeline, artifact_id, manifest_sha256, REFERENCE)))
+
+
+def _read(storage: Any, where: str, name: str) -> bytes:
+    try:
+        return bytes(storage.cat_file(f"{where}/{name}"))
+    except FileNotFoundError as error:
+        raise _refused(where, name, "is not there") from error
+
+
+def _refused(where: str, name: str, what: str) -> ArtifactRefused:
+    return ArtifactRefused(
+        f"{where}/{name} {what}. The model is not loaded and nothing was changed. Restore the file from a backup or a "
+        "replica of the bucket, roll back to another version, or train again."
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

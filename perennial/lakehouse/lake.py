@@ -1,0 +1,189 @@
+"""Where the lakehouse is: its catalog, its bucket and its names, as values that travel from the settings down."""
+
+import os
+import sqlite3
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import s3fs
+from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+from pydantic import BaseModel, Field
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.io import InputFile, OutputFile
+from pyiceberg.io.pyarrow import PyArrowFileIO
+
+from perennial.lakehouse.secrets import SecretRef, open_secret
+
+S3_ATTEMPTS = 12  # at 20% of 503s the default of 3 finished 31 of 40 appends, twelve finished all 40
+SQLITE_BUSY_SECONDS = 30
+
+
+class OneRequestFileIO(PyArrowFileIO):
+    """pyiceberg's file IO, writing small objects by one PUT.
+
+    pyarrow otherwise sends every 2 kB metadata file as a multipart upload: three requests for one, and a rename on
+    the local stack's server, which then misses the file for minutes when another upload is under way.
+    """
+
+    def _initialize_s3_fs(self, netloc: str | None) -> S3FileSystem:
+        return _s3_files(
+            self.properties.get("s3.access-key-id"),
+            self.properties.get("s3.secret-access-key"),
+            self.properties.get("s3.endpoint"),
+            self.properties.get("s3.region", "us-east-1"),
+        )
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        """Delete an object, by s3fs; one that is gone already is no error.
+
+        pyarrow writes a marker for the folder after each deletion; the local stack's server answers 500 to it and then
+        takes the folder for a file: nothing in it is found until it starts again, the table's metadata neither.
+        pyiceberg deletes after every commit that met another writer's, and old metadata after any.
+        """
+        path = location if isinstance(location, str) else location.location
+        if not path.startswith("s3://"):
+            super().delete(path)
+            return
+        _deleting_files(
+            self.properties.get("s3.access-key-id"),
+            self.properties.get("s3.secret-access-key"),
+            self.properties.get("s3.endpoint"),
+            self.properties.get("s3.region", "us-east-1"),
+        ).rm_file(path)
+
+
+class Lake(BaseModel, frozen=True):
+    """One environment's lakehouse. Secrets are names; `secrets_dir` is where their files lie, if they are files."""
+
+    environment: str = Field("local", pattern=r"^[a-z][a-z0-9_]*$")
+    catalog_type: str = "sql"
+    catalog_uri: str
+    catalog_password: SecretRef | None = None
+    catalog_properties: dict[str, str] = {}
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    bucket: str
+    s3_access_key: SecretRef | None = None
+    s3_secret_key: SecretRef | None = None
+    secrets_dir: Path | None = None
+
+    def uri(self, path: str) -> str:
+        """`s3://` address of a path inside this environment's part of the bucket."""
+        return f"s3://{self.bucket}/{self.environment}/{path}"
+
+    def table(self, pipeline: str, name: str) -> tuple[str, str]:
+        """Identifier of a pipeline's table: `<environment>_<pipeline>.<name>`."""
+        return f"{self.environment}_{pipeline}", name
+
+    def system(self, name: str) -> tuple[str, str]:
+        """Identifier of a system table: `<environment>_perennial.<name>`."""
+        return self.table("perennial", name)
+
+    def catalog(self) -> Catalog:
+        """The catalog, opened with values only: pyiceberg would otherwise read the environment at import."""
+        _prepare_environment(self)
+        return _catalog(self.model_dump_json())
+
+    def files(self) -> s3fs.S3FileSystem:
+        """A file system of its own for sources, artifacts and reports; never reused, never with stale listings."""
+        key, secret = self._keys()
+        return s3fs.S3FileSystem(
+            key=key,
+            secret=secret,
+            endpoint_url=self.s3_endpoint,
+            client_kwargs={"region_name": self.s3_region},
+            config_kwargs={"retries": {"max_attempts": S3_ATTEMPTS, "mode": "standard"}},
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    def arrow_files(self) -> S3FileSystem:
+        """pyarrow's file system on the same bucket: for table data and whatever Ray reads and writes."""
+        _prepare_environment(self)
+        key, secret = self._keys()
+        return _s3_files(key, secret, self.s3_endpoint, self.s3_region)
+
+    def _keys(self) -> tuple[str | None, str | None]:
+        if self.s3_access_key is None or self.s3_secret_key is None:
+            return None, None  # the client's own chain: instance role, profile
+        return (
+            open_secret(self.s3_access_key, self.secrets_dir).get_secret_value(),
+            open_secret(self.s3_secret_key, self.secrets_dir).get_secret_value(),
+        )
+
+    def catalog_settings(self) -> dict[str, Any]:
+        """pyiceberg's properties for this catalog, secrets opened. Never log them."""
+        key, secret = self._keys()
+        uri = self.catalog_uri
+        if self.catalog_password:
+            password = open_secret(self.catalog_password, self.secrets_dir).get_secret_value()
+            uri = uri.replace("{password}", password)
+        settings = {
+            "type": self.catalog_type,
+            "uri": uri,
+            "warehouse": self.uri("warehouse"),
+            "s3.endpoint": self.s3_endpoint,
+            "s3.region": self.s3_region,
+            "s3.access-key-id": key,
+            "s3.secret-access-key": secret,
+            "py-io-impl": "perennial.lakehouse.lake.OneRequestFileIO",
+            **self.catalog_properties,
+        }
+        return {name: value for name, value in settings.items() if value is not None}
+
+
+_S3_FILES: dict[tuple[str | None, str | None, str | None, str], S3FileSystem] = {}
+_S3_FILES_LOCK = Lock()
+
+
+def _s3_files(key: str | None, secret: str | None, endpoint: str | None, region: str) -> S3FileSystem:
+    # One client per process and server: pyiceberg asks for one with every table it loads, and threads that make
+    # clients while another deletes an object were seen to wait for each other forever (pyarrow 26.0.1).
+    with _S3_FILES_LOCK:
+        wanted = (key, secret, endpoint, region)
+        if wanted not in _S3_FILES:
+            _S3_FILES[wanted] = S3FileSystem(
+                access_key=key,
+                secret_key=secret,
+                endpoint_override=endpoint,
+                region=region,
+                retry_strategy=AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+                allow_delayed_open=True,
+            )
+        return _S3_FILES[wanted]
+
+
+@lru_cache(maxsize=8)
+def _deleting_files(key: str | None, secret: str | None, endpoint: str | None, region: str) -> s3fs.S3FileSystem:
+    # It lists nothing, so it may be kept: making a client costs a third of a second.
+    return s3fs.S3FileSystem(
+        key=key,
+        secret=secret,
+        endpoint_url=endpoint,
+        client_kwargs={"region_name": region},
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+
+
+@lru_cache(maxsize=8)
+def _catalog(lake: str) -> Catalog:
+    value = Lake.model_validate_json(lake)
+    settings = value.catalog_settings()
+    if value.catalog_uri.startswith("sqlite:///"):
+        path = Path(value.catalog_uri.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=SQLITE_BUSY_SECONDS)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers beside one writer; the file remembers it
+        settings["uri"] = f"{value.catalog_uri}?timeout={SQLITE_BUSY_SECONDS}"
+    return load_catalog("perennial", **settings)
+
+
+def _prepare_environment(lake: Lake) -> None:
+    # pyarrow's writer sends trailing checksums, which S3 servers other than Amazon's answer with 411.
+    # It reads the choice from the environment only, before its first request.
+    if lake.s3_endpoint:
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")

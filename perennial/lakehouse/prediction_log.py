@@ -1,0 +1,175 @@
+"""What the endpoint answered, on its way into the `predictions` table: exactly once, whoever dies when.
+
+answer ─► file beside the replica ─► segment on S3 ─► rows in `predictions`, each with its `_segment` ─► segment gone
+
+A segment is written under a name of its own and may be shipped again. Whether it is committed is asked of the rows, so
+the answer outlives every snapshot; its object is deleted only after the rows were seen in the table.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector
+from pyiceberg.expressions import And, GreaterThanOrEqual, In, LessThanOrEqual
+from pyiceberg.table import Table
+
+from perennial.lakehouse.commit import append_once
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.tables import ensure_table
+
+SEGMENT = "_segment"
+INSTANT = pa.timestamp("us", "UTC")
+COMMIT_BYTES = 64 << 20
+COMMIT_SEGMENTS = 200  # pyiceberg prunes files by an IN of up to 200 values
+
+
+class SegmentTruncated(RuntimeError):
+    """S3 said that it has a segment, and has fewer bytes of it. The rows are still beside the replica."""
+
+
+class _CommittedMeanwhile(Exception):
+    pass
+
+
+def prediction_schema(
+    identity: Mapping[str, pa.DataType], inputs: Mapping[str, Literal["number", "category"]]
+) -> pa.Schema:
+    """Columns of `predictions`, but for `_segment`.
+
+    Args:
+        identity: the entity's key columns and its event time, with their types.
+        inputs: the model's inputs; one that is also part of the identity keeps its type there.
+    """
+    kinds = {"number": pa.float64(), "category": pa.string()}
+    fields = {
+        "request_id": pa.string(),
+        "row_index": pa.int32(),
+        **identity,
+        "_known_at": INSTANT,
+        **{name: kinds[kind] for name, kind in inputs.items() if name not in identity},
+        "score": pa.float64(),
+        "version": pa.int32(),
+        "role": pa.string(),
+        "answered_at": INSTANT,
+        "latency_ms": pa.float64(),
+    }
+    return pa.schema(list(fields.items()))
+
+
+def ship_segment(lake: Lake, pipeline: str, name: str, rows: pa.Table) -> None:
+    """Write a segment to S3, whole or not at all. Shipping it again changes nothing.
+
+    Raises:
+        SegmentTruncated: S3 has fewer bytes than were sent; nothing may be deleted here.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    content = sink.getvalue()
+    files, path = lake.arrow_files(), f"{_folder(lake, pipeline)}/{name}.parquet"
+    with files.open_output_stream(path) as stream:
+        stream.write(content)
+    arrived = files.get_file_info(path).size
+    if arrived != content.size:
+        raise SegmentTruncated(
+            f"{path} has {arrived} bytes on S3 and {content.size} were sent; its {len(rows)} rows are kept beside the "
+            "replica and shipped again."
+        )
+
+
+def commit_predictions(lake: Lake, pipeline: str) -> int:
+    """Bring shipped segments into `predictions`; return how many rows this call committed.
+
+    Killed at any moment and started again it loses and doubles nothing; of two at once, one commits each segment.
+    """
+    committed = 0
+    while names := _shipped(lake, pipeline):
+        found = _committed(lake, pipeline, names)
+        _delete(lake, pipeline, found)
+        fresh = [name for name in names if name not in found]
+        if fresh:
+            committed += _commit_segments(lake, pipeline, fresh)
+    return committed
+
+
+def _commit_segments(lake: Lake, pipeline: str, names: Sequence[str]) -> int:
+    try:
+        rows = _read_segments(lake, pipeline, names)
+    except FileNotFoundError:
+        return 0  # another run has just committed and deleted one of them: the caller looks again
+    identifier = lake.table(pipeline, "predictions")
+    ensure_table(lake, identifier, rows.schema)
+    # Of two runs with the same segments each has a key of its own: the rows tell which of them committed.
+    key = f"predictions/{hashlib.sha256(chr(10).join(names).encode()).hexdigest()}/{uuid.uuid4().hex}"
+
+    def none_is_there(table: Table) -> None:
+        if _in_table(table, names):
+            raise _CommittedMeanwhile
+
+    try:
+        done = append_once(lake, identifier, rows, key, expect=none_is_there)
+    except _CommittedMeanwhile:
+        return 0
+    _delete(lake, pipeline, names)
+    return 0 if done.already else len(rows)
+
+
+def _read_segments(lake: Lake, pipeline: str, names: Sequence[str]) -> pa.Table:
+    files, folder = lake.arrow_files(), _folder(lake, pipeline)
+    tables = []
+    for name in names:
+        rows = pq.read_table(f"{folder}/{name}.parquet", filesystem=files)
+        tables.append(rows.append_column(SEGMENT, pa.repeat(pa.scalar(name), len(rows))))
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _shipped(lake: Lake, pipeline: str) -> list[str]:
+    """The oldest segments on S3 that fit into one commit: names begin with the time they were opened."""
+    selector = FileSelector(_folder(lake, pipeline), allow_not_found=True)
+    infos = sorted(lake.arrow_files().get_file_info(selector), key=lambda info: info.base_name)
+    names: list[str] = []
+    size = 0
+    for info in infos:
+        if (
+            info.extension == "parquet"
+            and len(names) < COMMIT_SEGMENTS
+            and (not names or size + info.size < COMMIT_BYTES)
+        ):
+            names.append(info.base_name.removesuffix(".parquet"))
+            size += info.size
+    return names
+
+
+def _committed(lake: Lake, pipeline: str, names: Sequence[str]) -> set[str]:
+    catalog, identifier = lake.catalog(), lake.table(pipeline, "predictions")
+    if not catalog.table_exists(identifier):
+        return set()
+    return _in_table(catalog.load_table(identifier), names)
+
+
+def _in_table(table: Table, names: Sequence[str]) -> set[str]:
+    if SEGMENT not in table.schema().column_names:
+        return set()
+    row_filter = And(  # the bounds prune files by their statistics, also where a list is too long for that
+        In(SEGMENT, names),  # type: ignore[call-arg]  # pyiceberg's expressions take positions
+        GreaterThanOrEqual(SEGMENT, min(names)),  # type: ignore[call-arg]  # as above
+        LessThanOrEqual(SEGMENT, max(names)),  # type: ignore[call-arg]  # as above
+    )
+    found = table.scan(row_filter=row_filter, selected_fields=(SEGMENT,)).to_arrow()
+    return set(found.column(SEGMENT).unique().to_pylist())
+
+
+def _delete(lake: Lake, pipeline: str, names: set[str] | Sequence[str]) -> None:
+    if not names:
+        return
+    # Not pyarrow: after a deletion it writes a marker object for the folder, which rclone answers with 500.
+    files = lake.files()
+    for name in names:
+        files.rm_file(f"{_folder(lake, pipeline)}/{name}.parquet")  # S3 deletes what is gone already, too
+
+
+def _folder(lake: Lake, pipeline: str) -> str:
+    return lake.uri(f"prediction_log/{pipeline}").removeprefix("s3://")

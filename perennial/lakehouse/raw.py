@@ -1,0 +1,86 @@
+"""`raw` tables: append-only logs of what sources said and when it was known, with where every row came from."""
+
+from datetime import datetime
+
+import polars as pl
+import pyarrow as pa
+
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.tables import Identifier, current_snapshot_id, read_snapshot
+from perennial.spec.load import contract_columns
+from perennial.spec.pipeline import Pipeline
+from perennial.spec.sources import Files
+
+PROVENANCE = pa.schema(
+    [
+        ("_source", pa.string()),
+        ("_position", pa.string()),  # file and row, so that a row can be found in what arrived
+        ("_batch_id", pa.string()),
+        ("_known_at", pa.timestamp("us", "UTC")),
+        ("_committed_at", pa.timestamp("us", "UTC")),
+        ("_contract_version", pa.string()),
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        ("source", pa.string()),
+        ("raw_row", pa.string()),  # JSON of the fields as they arrived, so that rows of all sources share a table
+        ("failed_checks", pa.list_(pa.string())),
+        ("position", pa.string()),
+        ("batch_id", pa.string()),
+        ("run_id", pa.string()),
+        ("contract_version", pa.string()),
+        ("quarantined_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
+def raw_table(lake: Lake, pipeline: str, source: str) -> Identifier:
+    """Identifier of a source's raw table."""
+    return lake.table(pipeline, f"raw_{source}")
+
+
+def raw_schema(source: Files) -> pa.Schema:
+    """The contract's columns, then where each row came from."""
+    empty = pl.DataFrame(schema=contract_columns(source)).to_arrow()
+    return pa.schema([*empty.schema, *PROVENANCE])
+
+
+def read_log(
+    lake: Lake, pipeline: Pipeline, source: str, as_of: datetime, snapshot_id: int | None = None
+) -> pl.DataFrame:
+    """Every version of every row of a source that was known by `as_of`, in the order they became known.
+
+    Columns: the contract's, and `_known_at`. Empty where nothing was ever ingested.
+    """
+    declared = pipeline.source(source)
+    columns = [*contract_columns(declared), "_known_at", "_committed_at", "_position"]
+    identifier = raw_table(lake, pipeline.name, source)
+    if current_snapshot_id(lake, identifier) is None:
+        rows = pl.DataFrame(schema=pl.from_arrow(raw_schema(declared).empty_table()).schema).select(columns)
+    else:
+        arrow = read_snapshot(lake, identifier, snapshot_id, columns, f"_known_at <= '{as_of.isoformat()}'")
+        rows = pl.DataFrame(pl.from_arrow(arrow)).select(columns)
+    return rows.sort("_known_at", "_committed_at", "_position", maintain_order=True).drop("_committed_at", "_position")
+
+
+def read_known(
+    lake: Lake, pipeline: Pipeline, source: str, as_of: datetime, snapshot_id: int | None = None
+) -> pl.DataFrame:
+    """The latest row per key that was known by `as_of`: what is true, as far as one knew then."""
+    log = read_log(lake, pipeline, source, as_of, snapshot_id)
+    return log.unique(list(pipeline.source(source).key), keep="last", maintain_order=True)
+
+
+def read_moments(lake: Lake, pipeline: Pipeline, as_of: datetime, snapshot_id: int | None = None) -> pl.DataFrame:
+    """The entity's rows as they were when each was predicted for: the first known version of every key.
+
+    A correction that became known later could not be used then, so it must not be trained on either. Versions known
+    at the same moment are one piece of knowledge: the one committed last counts.
+    """
+    entity = pipeline.entity_source
+    key = list(entity.key)
+    log = read_log(lake, pipeline, entity.name, as_of, snapshot_id)
+    first = log.filter(pl.col("_known_at") == pl.col("_known_at").min().over(key))
+    return first.unique(key, keep="last", maintain_order=True)

@@ -1,0 +1,43 @@
+"""Data files that were written and are not committed: named by Iceberg manifests on S3, so that any run can publish them."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+
+from pyiceberg.manifest import DataFile, ManifestEntry, ManifestEntryStatus, ManifestFile, write_manifest
+from pyiceberg.table import Table
+
+from perennial.lakehouse.lake import Lake
+
+
+def stage_files(lake: Lake, table: Table, files: Sequence[DataFile], batch: str) -> str:
+    """Write a manifest of the files below `staging/`; return its URI, or "" when there is nothing to name."""
+    if not files:
+        return ""
+    uri = lake.uri(f"staging/{batch}/{uuid.uuid4()}.avro")
+    with write_manifest(
+        format_version=2,
+        spec=table.spec(),
+        schema=table.schema(),
+        output_file=table.io.new_output(uri),
+        snapshot_id=0,  # none yet: the commit gives the files theirs
+        avro_compression="deflate",
+    ) as writer:
+        for file in files:
+            writer.add_entry(
+                ManifestEntry.from_args(
+                    status=ManifestEntryStatus.ADDED, snapshot_id=0, sequence_number=None, data_file=file
+                )
+            )
+    return uri
+
+
+def staged_files(table: Table, manifests: Iterable[str]) -> list[DataFile]:
+    """The data files that staged manifests name."""
+    files: list[DataFile] = []
+    for uri in manifests:
+        source = table.io.new_input(uri)
+        manifest = ManifestFile.from_args(
+            manifest_path=uri, manifest_length=len(source), partition_spec_id=table.spec().spec_id, added_snapshot_id=0
+        )
+        files += [entry.data_file for entry in manifest.fetch_manifest_entry(table.io)]
+    return files

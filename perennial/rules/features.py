@@ -1,0 +1,132 @@
+"""The one way from rows to the model's inputs: for training, batch scoring and the endpoint alike."""
+
+import hashlib
+import inspect
+from datetime import datetime
+from typing import Any, Literal
+
+import polars as pl
+
+from perennial.rules.joins import MOMENT, join_known, joined_columns
+from perennial.spec.load import contract_columns
+from perennial.spec.pipeline import Pipeline
+from perennial.spec.sources import AsOf, Files
+
+Kind = Literal["number", "category"]
+
+
+class FeatureMistake(ValueError):
+    """The features of a pipeline cannot be computed as declared; `words` are what to look for in the file."""
+
+    def __init__(self, message: str, *words: str) -> None:
+        super().__init__(message)
+        self.words = words
+
+
+def input_names(pipeline: Pipeline) -> dict[str, Kind]:
+    """The model's inputs in their order: `number` for integers, floats and booleans, `category` for strings.
+
+    Raises:
+        FeatureMistake: a column that is not there, an input of another type, or the label among the inputs.
+    """
+    empty = pl.LazyFrame(schema=row_schema(pipeline))
+    try:
+        schema = _inputs(pipeline, empty).collect_schema()
+    except (pl.exceptions.PolarsError, TypeError, AttributeError) as error:
+        raise FeatureMistake(f"features() fails on the declared columns: {type(error).__name__}: {error}") from error
+    return {name: _kind(name, dtype) for name, dtype in schema.items()}
+
+
+def row_schema(pipeline: Pipeline) -> dict[str, pl.DataType]:
+    """What features() is given: the entity's columns less the label's, and the joined ones."""
+    entity = pipeline.entity_source
+    columns = dict(contract_columns(entity))
+    if not pipeline.label.source:  # the entity's rows carry the label, which no prediction may see
+        columns = {
+            name: dtype for name, dtype in columns.items() if name not in pipeline.label.expression.meta.root_names()
+        }
+    for join in pipeline.joins:
+        source = pipeline.source(join.source)
+        time = source.event_time if isinstance(join, AsOf) else None
+        columns |= joined_columns(contract_columns(source), join.columns, join.source, time)
+    return columns
+
+
+def compute_features(pipeline: Pipeline, rows: pl.DataFrame, tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """Key columns, event time, `_known_at` and the model's inputs, for every row and in the rows' order.
+
+    Args:
+        rows: entity rows with `_known_at`, the moment of the prediction.
+        tables: for every joined source its log, each version of each row with `_known_at`. A join whose columns the
+            rows bring already is not looked up.
+    """
+    entity = pipeline.entity_source
+    joined = rows
+    schema = row_schema(pipeline)
+    for join in pipeline.joins:
+        source = pipeline.source(join.source)
+        time = source.event_time if isinstance(join, AsOf) else None
+        brought = joined_columns(contract_columns(source), join.columns, join.source, time)
+        if not set(brought) <= set(rows.columns):
+            joined = joined.drop([name for name in brought if name in joined.columns])
+            tolerance = join.tolerance if isinstance(join, AsOf) else None
+            joined = join_known(joined, tables[join.source], join.columns, join.source, time, tolerance)
+    typed = joined.lazy().select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    inputs = _inputs(pipeline, typed).collect()
+    if len(inputs) != len(rows):
+        raise FeatureMistake(f"features() made {len(inputs)} rows of {len(rows)}; it must keep every row.", "features")
+    kept = [*entity.key, *([entity.event_time] if entity.event_time else []), MOMENT]
+    names = [name for name in dict.fromkeys(kept) if name not in inputs.columns]
+    return pl.concat([rows.select(names), inputs], how="horizontal")
+
+
+def known_at(source: Files, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+    """The rows with `_known_at`: when each could have been known, as the source declares; else the run's `as_of`."""
+    if source.known is None:
+        moment = pl.lit(as_of).cast(pl.Datetime("us", "UTC"))
+    else:
+        moment = (pl.col(source.known.column) + source.known.delay).cast(pl.Datetime("us", "UTC"))
+    return rows.with_columns(moment.alias(MOMENT))
+
+
+def feature_code_hash(pipeline: Pipeline) -> str:
+    """Changes when the features' or joins' declaration changes: SHA-256, the first 16 hexadecimal digits."""
+    declared = [repr(join) for join in pipeline.joins]
+    code = inspect.getsource(pipeline.features) if pipeline.features else ""
+    return _digest(code, *declared, repr(input_names(pipeline)))
+
+
+def contract_hash(source: Files) -> str:
+    """The version of a source's contract, as rows and versions carry it."""
+    return _digest(inspect.getsource(source.contract), repr(source.key), source.same_key)
+
+
+def pipeline_code_hash(pipeline: Pipeline) -> str:
+    """Of everything in a pipeline that decides what a model sees."""
+    return _digest(
+        feature_code_hash(pipeline), str(pipeline.label.expression), *(contract_hash(s) for s in pipeline.sources)
+    )
+
+
+def _inputs(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:
+    if pipeline.features is not None:
+        return pipeline.features(rows)
+    entity = pipeline.entity_source
+    schema = row_schema(pipeline)
+    return rows.select(n for n, t in schema.items() if n not in entity.key and not t.is_temporal())
+
+
+def _kind(name: str, dtype: Any) -> Kind:
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return "number"
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "category"
+    raise FeatureMistake(
+        f"features() returns {name!r} of type {dtype}; an input is a number, a boolean or a string. End features() "
+        "with .select(...) of exactly the model's inputs.",
+        name,
+    )
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,36 @@
+"""What a pipeline is: the words of a file under `pipelines/`, and the loader that refuses mistakes by name and line."""
+
+from perennial.spec.load import PipelineError, list_pipelines, load_pipeline
+from perennial.spec.pipeline import (
+    Daily,
+    Hourly,
+    Monitoring,
+    Pipeline,
+    Promotion,
+    Schedule,
+    Serving,
+    TabularModel,
+)
+from perennial.spec.sources import AsOf, At, Before, Files, Join, Label, Lookup, UtcMicroseconds
+
+__all__ = [
+    "AsOf",
+    "At",
+    "Before",
+    "Daily",
+    "Files",
+    "Hourly",
+    "Join",
+    "Label",
+    "Lookup",
+    "Monitoring",
+    "Pipeline",
+    "PipelineError",
+    "Promotion",
+    "Schedule",
+    "Serving",
+    "TabularModel",
+    "UtcMicroseconds",
+    "list_pipelines",
+    "load_pipeline",
+]

@@ -1,0 +1,161 @@
+"""A pipeline: everything Perennial has to be told about one use case, and nothing it can find out by itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+import polars as pl
+
+from perennial.spec.sources import Files, Join, Label
+
+FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
+SCHEDULABLE = ("ingest", "log_predictions", "monitor")
+
+
+@dataclass(frozen=True)
+class TabularModel:
+    """The default model for tables: an embedding network, trained with Ray Train.
+
+    Args:
+        task: `binary` gives a probability, `regression` a number in the label's unit.
+        hidden: units of each hidden layer.
+        epochs: passes over the training rows at most; more on small tables. Training stops early when the newest tenth
+            of the training rows is told worse.
+        batch_rows: rows per step at most; fewer on small tables.
+        learning_rate: peak of the one-cycle schedule.
+        seed: of weights, dropout and shuffling.
+    """
+
+    task: Literal["binary", "regression"]
+    hidden: tuple[int, ...] = (256, 256)
+    epochs: int = 6
+    batch_rows: int = 1024
+    learning_rate: float = 2e-3
+    dropout: float = 0.4
+    weight_decay: float = 0.1
+    seed: int = 13
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """When a challenger may replace the champion: judged on the newest labelled rows, which neither was trained on.
+
+    Args:
+        metric: `roc_auc`, `log_loss`, `rmse` or `mae`; None: ROC AUC for binary targets, RMSE for regression.
+        holdout: how much of the newest event time is kept from training for the judgement.
+        minimum_rows: labelled rows below which the answer is *inconclusive*.
+        minimum_gain: how much better the challenger must be, in the metric's unit.
+        slices: columns of the features whose values must not fare worse than `allowed_slice_loss`.
+    """
+
+    metric: Literal["roc_auc", "log_loss", "rmse", "mae"] | None = None
+    holdout: timedelta = timedelta(days=7)
+    minimum_rows: int = 500
+    minimum_gain: float = 0.0
+    slices: Sequence[str] = ()
+    allowed_slice_loss: float = 0.05
+    minimum_slice_rows: int = 200
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """When a model that serves is to be retrained.
+
+    Args:
+        maximum_loss_share: how far the metric may fall behind what was promised at promotion, as a share of the
+            promise's distance from a worthless model (ROC AUC 0.5; for losses, of the promise itself).
+        maximum_drifted_share: share of inputs that may drift (by effect size) while too few labels have arrived.
+        drift_effect_size: Wasserstein distance in standard deviations, or Jensen-Shannon distance for categories,
+            from which an input counts as drifted.
+        minimum_rows: labelled rows below which performance, and rows below which inputs, are not judged.
+        sample_rows: rows that Evidently's report looks at, from each of the two windows.
+    """
+
+    maximum_loss_share: float = 0.10
+    maximum_drifted_share: float = 0.5
+    drift_effect_size: float = 0.1
+    minimum_rows: int = 500
+    sample_rows: int = 5_000
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the endpoint is run: replicas, rows one request may bring, how soon joined tables follow the lake."""
+
+    replicas: int = 1
+    maximum_rows: int = 10_000
+    refresh_seconds: float = 2.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Run a flow for this pipeline when `cron` says so, in UTC."""
+
+    flow: str
+    cron: str
+
+
+def Hourly(flow: str) -> Schedule:  # noqa: N802 - reads as a noun in a pipeline's file
+    """Run a flow at the top of every hour."""
+    return Schedule(flow, "0 * * * *")
+
+
+def Daily(flow: str, hour: int = 3) -> Schedule:  # noqa: N802 - reads as a noun in a pipeline's file
+    """Run a flow once a day at `hour` o'clock UTC."""
+    return Schedule(flow, f"0 {hour} * * *")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One use case, from its sources to its model. The smallest one has a name, a source, a label and a model.
+
+    Args:
+        name: what tables, routes and runs are called after, `[a-z][a-z0-9_]*`.
+        sources: where data comes from.
+        entity: the source whose rows are predicted for; may be left out where there is one source.
+        joins: what is looked up for a row, as it was known at the moment of the prediction.
+        features: row by row, from the entity's and the joined columns to *exactly* the model's inputs: numbers,
+            booleans and strings. Runs in training, batch scoring and serving. None: the entity's columns that are
+            neither key, time nor label.
+        label: what is predicted.
+        model: what is trained.
+    """
+
+    name: str
+    sources: Sequence[Files]
+    label: Label
+    model: TabularModel
+    entity: str = ""
+    joins: Sequence[Join] = ()
+    features: FeatureFunction | None = field(default=None, compare=False)
+    schedules: Sequence[Schedule] = ()
+    promotion: Promotion = Promotion()
+    monitoring: Monitoring = Monitoring()
+    serving: Serving = Serving()
+
+    def source(self, name: str) -> Files:
+        """The source called `name`.
+
+        Raises:
+            KeyError: no source has this name; the message lists those there are.
+        """
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise KeyError(f"pipeline {self.name} has no source {name!r}; it has {[s.name for s in self.sources]}")
+
+    @property
+    def entity_source(self) -> Files:
+        """The source whose rows are predicted for."""
+        return self.source(self.entity) if self.entity else self.sources[0]
+
+    @property
+    def label_source(self) -> Files:
+        """The source whose rows bring the label."""
+        return self.source(self.label.source) if self.label.source else self.entity_source
+
+    @property
+    def metric(self) -> str:
+        """The metric that promotion and monitoring go by."""
+        return self.promotion.metric or ("roc_auc" if self.model.task == "binary" else "rmse")

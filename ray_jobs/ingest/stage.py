@@ -1,0 +1,132 @@
+"""Check one batch against its contract and write both halves to S3, where no table refers to them yet."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import ray
+from pydantic import BaseModel
+
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.positions import Batch
+from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table
+from perennial.lakehouse.staging import stage_files
+from perennial.lakehouse.tables import ensure_table, write_files
+from perennial.rules.batch import BatchCounts
+from perennial.rules.contract import CheckedBlock, check_block
+from perennial.rules.features import contract_hash, known_at
+from perennial.spec.load import load_pipeline
+from ray_jobs.ingest.csv_files import read_csv
+
+BLOCK_BYTES = 64 * 1024 * 1024
+FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
+
+
+class StageRequest(BaseModel, frozen=True):
+    """What to stage. `committed_at`: the clock, read by the flow."""
+
+    lake: Lake
+    batch: Batch
+    run_id: str
+    committed_at: datetime
+    pipelines: Path
+
+
+class StagedBatch(BaseModel, frozen=True):
+    """Both halves of a checked batch, as manifests of data files that no table refers to."""
+
+    batch: Batch
+    counts: BatchCounts
+    rows: list[str]
+    quarantine: list[str]
+
+
+def stage(request: StageRequest) -> StagedBatch:
+    """Stage a batch. Memory is bounded by a block and a data file per slot, whatever the batch's size."""
+    files = [file.path for file in request.batch.files]
+    slots = int(ray.cluster_resources().get("CPU", 1))
+    blocks = ray.data.from_items([{"path": path} for path in files], override_num_blocks=min(len(files), slots))
+    # One callable reads, parses, checks and writes: rows never cross the object store.
+    written = blocks.map_batches(StageFiles(request), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+    # What the blocks report rides along with them: asking the dataset again would run the plan again.
+    parts = written.take_all()
+    return StagedBatch(
+        batch=request.batch,
+        counts=BatchCounts.total(BatchCounts.model_validate_json(part["counts"]) for part in parts),
+        rows=[part["rows"] for part in parts if part["rows"]],
+        quarantine=[part["quarantine"] for part in parts if part["quarantine"]],
+    )
+
+
+class StageFiles:
+    """Stages the files of one block and yields a row of what it wrote for every data file's worth of rows."""
+
+    def __init__(self, request: StageRequest) -> None:
+        self.request = request
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """See the class."""
+        waiting: list[CheckedBlock] = []
+        for path in block["path"].to_pylist():
+            for checked in self._check(path):
+                waiting.append(checked)
+                if sum(part.good.estimated_size() for part in waiting) > FILE_BYTES:
+                    yield self._write(waiting)
+                    waiting = []
+        if waiting:
+            yield self._write(waiting)
+
+    def _check(self, path: str) -> Iterator[CheckedBlock]:
+        source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
+        lake = self.request.lake
+        location = f"{lake.uri('landing')}/{path}".removeprefix("s3://")
+        with lake.arrow_files().open_input_stream(location, compression=None) as stream:
+            for rows, unreadable in read_csv(stream, path, BLOCK_BYTES):
+                checked = check_block(source, rows)
+                if len(unreadable):
+                    bad = pl.concat([checked.bad, unreadable], how="diagonal")
+                    counts = checked.failed | {"csv:columns": len(unreadable)}
+                    checked = CheckedBlock(checked.good, bad, counts)
+                yield checked
+
+    def _write(self, parts: list[CheckedBlock]) -> pa.Table:
+        request, batch = self.request, self.request.batch
+        source = load_pipeline(batch.pipeline, request.pipelines).source(batch.source)
+        good = pl.concat([part.good for part in parts])
+        bad = pl.concat([part.bad for part in parts], how="diagonal")
+        version = contract_hash(source)
+        rows = known_at(source, good, batch.as_of).with_columns(
+            _source=pl.lit(source.name),
+            _batch_id=pl.lit(batch.batch_id),
+            _committed_at=pl.lit(request.committed_at).cast(pl.Datetime("us", "UTC")),
+            _contract_version=pl.lit(version),
+        )
+        fields = [name for name in bad.columns if not name.startswith("_")]
+        broken = bad.select(
+            source=pl.lit(source.name),
+            raw_row=pl.struct(fields).struct.json_encode() if fields else pl.lit("{}"),
+            failed_checks="_failed_checks",
+            position="_position",
+            batch_id=pl.lit(batch.batch_id),
+            run_id=pl.lit(request.run_id),
+            contract_version=pl.lit(version),
+            quarantined_at=pl.lit(request.committed_at).cast(pl.Datetime("us", "UTC")),
+        )
+        counts = BatchCounts.total(
+            BatchCounts(rows=len(p.good) + len(p.bad), quarantined_rows=len(p.bad), failed=p.failed) for p in parts
+        )
+        report = {
+            "counts": counts.model_dump_json(),
+            "rows": self._stage(raw_table(request.lake, batch.pipeline, source.name), raw_schema(source), rows),
+            "quarantine": self._stage(request.lake.table(batch.pipeline, "quarantine"), QUARANTINE, broken),
+        }
+        return pa.Table.from_pylist([report])
+
+    def _stage(self, identifier: tuple[str, str], schema: pa.Schema, rows: pl.DataFrame) -> str:
+        if rows.is_empty():
+            return ""
+        lake, batch_id = self.request.lake, self.request.batch.batch_id
+        table = ensure_table(lake, identifier, schema)
+        return stage_files(lake, table, write_files(table, rows.to_arrow(), batch_id), batch_id)

@@ -1,0 +1,194 @@
+"""From a question to its answer: the same features and the same scorer as training and batch scoring use."""
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyiceberg.exceptions import NoSuchTableError
+
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.prediction_log import INSTANT, prediction_schema
+from perennial.rules.features import compute_features, input_names, known_at
+from perennial.rules.joins import MOMENT, joined_columns
+from perennial.spec import AsOf, Files, Join, Pipeline
+from perennial.spec.load import contract_columns
+from ray_jobs.serve.keeper import Serving
+from ray_jobs.serve.rows import Question, RowSchema
+from ray_jobs.serve.values import BadRequest, Column
+
+ROLE = "champion"
+
+
+class FeaturesDiffer(RuntimeError):
+    """The pipeline's features are not the inputs the model was trained on."""
+
+
+class Answers:
+    """Everything of a pipeline that an answer needs and that does not change with the version. Safe from any thread."""
+
+    def __init__(self, lake: Lake, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.inputs = input_names(pipeline)
+        self.schema = _row_schema(pipeline, list(self.inputs))
+        self._empty = pl.DataFrame(schema={name: column.dtype for name, column in self.schema.columns.items()})
+        self._joined = {join.source: _joined(pipeline, join) for join in pipeline.joins}
+        self._example = _read_example(lake, pipeline, self._empty)
+        entity = pipeline.entity_source
+        identity = [*entity.key, *([entity.event_time] if entity.event_time else [])]
+        self._identity = {name: _iceberg_type(self._empty[name]) for name in identity}
+        self.log_schema = prediction_schema(self._identity, self.inputs)
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """A row that can be sent, as JSON."""
+        row = self._example.select(sorted(self.schema.required)).row(0, named=True)
+        return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
+
+    def compute(self, question: Question, serving: Serving, now: datetime) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+        """The rows' features and scores, in the rows' order.
+
+        Raises:
+            BadRequest: the features cannot be computed from these values.
+        """
+        try:
+            rows = pl.concat([self._empty, question.rows], how="diagonal")
+            for source in question.brought:  # what of a join no feature reads does not have to be sent
+                absent = {name: dtype for name, dtype in self._joined[source].items() if name not in rows.columns}
+                rows = rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items())
+            rows = known_at(self._pipeline.entity_source, rows, as_of=now)
+            tables = {
+                join.source: _relevant(self._pipeline, join, rows, serving.tables[join.source].rows)
+                for join in self._pipeline.joins
+                if join.source not in question.brought
+            }
+            computed = compute_features(self._pipeline, rows, tables)
+        except pl.exceptions.PolarsError as error:
+            raise BadRequest(f"the features cannot be computed from these rows: {error}") from error
+        return computed, serving.scorer.score(computed)
+
+    def to_log(
+        self,
+        computed: pl.DataFrame,
+        scores: NDArray[np.float64],
+        serving: Serving,
+        request_id: str,
+        answered_at: datetime,
+        latency_ms: float,
+    ) -> pa.Table:
+        """The rows of the prediction log."""
+        rows = computed.with_columns(
+            pl.lit(request_id).alias("request_id"),
+            pl.int_range(pl.len(), dtype=pl.Int32).alias("row_index"),
+            pl.Series("score", scores),
+            pl.lit(serving.version.version, pl.Int32).alias("version"),
+            pl.lit(ROLE).alias("role"),
+            pl.lit(answered_at, pl.Datetime("us", "UTC")).alias("answered_at"),
+            pl.lit(latency_ms).alias("latency_ms"),
+            *(
+                pl.col(name).cast(pl.Float64)
+                for name, kind in self.inputs.items()
+                if self._is_logged_number(name, kind)
+            ),
+        )
+        return rows.select(self.log_schema.names).to_arrow().cast(self.log_schema)
+
+    def try_out(self, serving: Serving) -> None:
+        """Answer the example: a model that cannot answer it is not served.
+
+        Raises:
+            FeaturesDiffer: the model wants other inputs than the features give.
+        """
+        wanted = dict(serving.scorer.inputs)
+        if wanted != self.inputs:
+            raise FeaturesDiffer(
+                f"version {serving.version.version} of {self._pipeline.name} was trained on {wanted}, and its features "
+                f"are {self.inputs} here. It is not served. Train a new version, or check out its revision."
+            )
+        self.compute(Question(None, self._example, frozenset()), serving, datetime.now(UTC))
+
+    def _is_logged_number(self, name: str, kind: str) -> bool:
+        return kind == "number" and name not in self._identity
+
+
+def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:
+    entity = pipeline.entity_source
+    columns = _columns_of(entity)
+    joined = {  # nullable: what a join does not find is null, too
+        join.source: {name: Column(dtype, nullable=True) for name, dtype in _joined(pipeline, join).items()}
+        for join in pipeline.joins
+    }
+    known = getattr(entity.known, "column", None)
+    always = {*entity.key, entity.event_time, known, *(name for join in pipeline.joins for name in join.columns)}
+    every = {**columns, **{name: column for join in joined.values() for name, column in join.items()}}
+    read = {name for name in every if _is_read(pipeline, inputs, every, name)}
+    return RowSchema(
+        columns=columns,
+        required=frozenset(name for name in columns if name in always or name in read),
+        joined={source: {n: c for n, c in of.items() if n in read} for source, of in joined.items()},
+    )
+
+
+def _columns_of(source: Files) -> dict[str, Column]:
+    schema = source.contract.to_schema()
+    return {name: Column(column.dtype.type, bool(column.nullable)) for name, column in schema.columns.items()}
+
+
+def _joined(pipeline: Pipeline, join: Join) -> dict[str, pl.DataType]:
+    source = pipeline.source(join.source)
+    time = source.event_time if isinstance(join, AsOf) else None
+    return joined_columns(contract_columns(source), join.columns, join.source, time)
+
+
+def _relevant(pipeline: Pipeline, join: Join, rows: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
+    """The part of a join's log that can matter to these rows: the same result at a fraction of the cost."""
+    columns = join.columns
+    keys = rows.select(pl.col(ours).alias(theirs) for ours, theirs in columns.items()).unique()
+    if isinstance(join, AsOf):
+        time = pl.col(str(pipeline.source(join.source).event_time))
+        first, last = rows.select(pl.min(MOMENT) - join.tolerance, last=pl.max(MOMENT)).row(0)
+        log = log.filter(time.is_between(first, last))
+    return log.join(keys, on=list(columns.values()), how="semi")
+
+
+def _is_read(pipeline: Pipeline, inputs: list[str], columns: dict[str, Column], name: str) -> bool:
+    """Whether the features cannot be computed without a column: what no feature reads, nobody has to send."""
+    if pipeline.features is None:
+        return name in inputs
+    frame = pl.LazyFrame(schema={other: column.dtype for other, column in columns.items() if other != name})
+    try:
+        pipeline.features(frame).select(inputs).collect_schema()
+    except pl.exceptions.ColumnNotFoundError:
+        return True
+    return False
+
+
+def _read_example(lake: Lake, pipeline: Pipeline, empty: pl.DataFrame) -> pl.DataFrame:
+    """One row as it was ingested; before anything was, one of zeros and empty strings."""
+    try:
+        table = lake.catalog().load_table(lake.table(pipeline.name, f"raw_{pipeline.entity_source.name}"))
+        rows = pl.from_arrow(table.scan(limit=1, selected_fields=tuple(empty.columns)).to_arrow())
+        assert isinstance(rows, pl.DataFrame)
+        if rows.height:
+            return rows.select(pl.col(name).cast(dtype) for name, dtype in empty.schema.items())
+    except NoSuchTableError:
+        pass
+    row = pl.DataFrame({"_": [0]}).with_columns(_placeholder(dtype).alias(name) for name, dtype in empty.schema.items())
+    return row.select(empty.columns)
+
+
+def _placeholder(dtype: pl.DataType) -> pl.Expr:
+    if dtype == pl.String:
+        return pl.lit("")
+    return pl.lit(0).cast(dtype)
+
+
+def _iceberg_type(values: pl.Series) -> pa.DataType:
+    kind = values.to_arrow().type
+    if pa.types.is_timestamp(kind):
+        return INSTANT
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return kind

@@ -1,0 +1,175 @@
+"""What a replica serves, kept in step with the registry: the new is loaded beside the old, tried, then swapped in.
+
+A replica knows no version of its own. The registry says who is champion and the lake how far the joined tables are; a
+roll-out is a row in the registry, and a server that starts anew comes back with the same version.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import polars as pl
+from pydantic import BaseModel
+
+from perennial.lakehouse.artifacts import load_scorer
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.registry import ModelVersion, read_version
+from perennial.lakehouse.stages import Stage, champion_stage
+from perennial.lakehouse.tables import current_snapshot_id, read_snapshot
+from perennial.rules.scoring import Scorer
+from perennial.spec import Pipeline
+
+logger = logging.getLogger("ray.serve")
+
+
+class NothingToServe(RuntimeError):
+    """The pipeline has no champion, so no replica of its endpoint can become ready."""
+
+
+class WrongCode(RuntimeError):
+    """The champion was trained with other feature code than this replica runs."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A joined table as of one snapshot of it."""
+
+    rows: pl.DataFrame
+    snapshot_id: int
+    loaded_at: datetime
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Everything an answer is made of. Never changed: a request sees one version and one set of tables."""
+
+    stage: Stage
+    version: ModelVersion
+    scorer: Scorer
+    tables: Mapping[str, Held]
+
+    @property
+    def snapshots(self) -> dict[str, int]:
+        """The snapshot of each joined table."""
+        return {name: held.snapshot_id for name, held in self.tables.items()}
+
+
+class ReplicaState(BaseModel, frozen=True):
+    """What a replica says of itself.
+
+    Args:
+        deployed_as: fingerprint of the code and settings it was deployed with.
+        refused_generation: the newest generation it could not load; it goes on with the one it has.
+        problem: why, or what its last look at the lake met.
+    """
+
+    replica: str
+    version: int
+    generation: int
+    deployed_as: str
+    tables: dict[str, int]
+    refused_generation: int | None = None
+    problem: str | None = None
+
+
+class Keeper:
+    """Holds what a replica serves. `refresh` is safe from any thread; readers take `current` once per request.
+
+    Args:
+        try_out: raises for what is not fit to serve; called before anything is swapped in.
+    """
+
+    def __init__(self, lake: Lake, pipeline: Pipeline, code_hash: str, try_out: Callable[[Serving], None]) -> None:
+        self._lake, self._pipeline, self._code_hash, self._try_out = lake, pipeline, code_hash, try_out
+        self._loading = threading.Lock()
+        self._stages_seen: int | None = None
+        self.refused_generation: int | None = None
+        self.problem: str | None = None
+        self.refreshed_at = datetime.now(UTC)
+        stage = champion_stage(lake, pipeline.name)
+        if stage is None:
+            raise NothingToServe(
+                f"pipeline {pipeline.name} has no champion, so its endpoint cannot start. Train and promote a version, "
+                "then roll it out."
+            )
+        self.current = self._load(stage, self._load_tables({}))
+
+    def refresh(self) -> None:
+        """Look at the registry and the joined tables; swap in what is new. What cannot be loaded leaves the old one.
+
+        Raises nothing: the replica goes on answering, and `problem` says what is wrong.
+        """
+        with self._loading:
+            try:
+                self._refresh()
+            except Exception as error:
+                # Whatever it was (S3 away, a broken artifact, other code), the version that serves must go on serving.
+                self.problem = f"{type(error).__name__}: {error}"
+                logger.warning(
+                    "%s goes on serving version %d: %s", self._pipeline.name, self.current.version.version, error
+                )
+            self.refreshed_at = datetime.now(UTC)
+
+    def state(self, replica: str, deployed_as: str) -> ReplicaState:
+        """What this replica serves."""
+        serving = self.current
+        return ReplicaState(
+            replica=replica,
+            version=serving.version.version,
+            generation=serving.stage.generation,
+            deployed_as=deployed_as,
+            tables=serving.snapshots,
+            refused_generation=self.refused_generation,
+            problem=self.problem,
+        )
+
+    def _refresh(self) -> None:
+        tables = self._load_tables(self.current.tables)
+        if tables is not self.current.tables:
+            newer = replace(self.current, tables=tables)
+            self._try_out(newer)
+            self.current = newer
+        stages = current_snapshot_id(self._lake, self._lake.system("stages"))
+        if stages == self._stages_seen and self.refused_generation is None:
+            self.problem = None
+            return
+        stage = champion_stage(self._lake, self._pipeline.name)
+        if stage is not None and stage.generation != self.current.stage.generation:
+            self.refused_generation = stage.generation  # until it is loaded
+            self.current = self._load(stage, tables, self.current)
+        self.refused_generation, self.problem, self._stages_seen = None, None, stages
+
+    def _load(self, stage: Stage, tables: Mapping[str, Held], former: Serving | None = None) -> Serving:
+        if former is not None and former.version.version == stage.version:
+            return replace(former, stage=stage)
+        version = read_version(self._lake, self._pipeline.name, stage.version)
+        if version.feature_code_hash != self._code_hash:
+            raise WrongCode(
+                f"version {version.version} of {version.pipeline} was trained with feature code "
+                f"{version.feature_code_hash}, and this replica runs {self._code_hash}: its features would not be "
+                f"those it learned from. It is not served. Check out the revision of pipelines/{version.pipeline}.py "
+                "that it was trained with and roll it out again, or train a new version with today's code."
+            )
+        scorer = load_scorer(self._lake, version.pipeline, version.artifact_id, version.manifest_sha256)
+        serving = Serving(stage, version, scorer, tables)
+        self._try_out(serving)
+        return serving
+
+    def _load_tables(self, held: Mapping[str, Held]) -> Mapping[str, Held]:
+        """The joined tables at their current snapshots; the same object where nothing is new."""
+        newer: dict[str, Held] = {}
+        for name in dict.fromkeys(join.source for join in self._pipeline.joins):
+            identifier = self._lake.table(self._pipeline.name, f"raw_{name}")
+            snapshot_id = current_snapshot_id(self._lake, identifier)
+            if snapshot_id is None:
+                raise NothingToServe(
+                    f"source {name!r} of pipeline {self._pipeline.name} is joined, and nothing of it was ever "
+                    "ingested. Run ingest for it."
+                )
+            if name not in held or held[name].snapshot_id != snapshot_id:
+                rows = pl.from_arrow(read_snapshot(self._lake, identifier, snapshot_id))
+                assert isinstance(rows, pl.DataFrame)
+                newer[name] = Held(rows, snapshot_id, datetime.now(UTC))
+        return {**held, **newer} if newer else held

@@ -1,0 +1,160 @@
+"""Bring a pipeline's endpoint to the champion the registry names: deployed if need be, and every replica asked.
+
+Runs as a Ray driver. One application a pipeline: nothing here touches another's.
+"""
+
+import logging
+import time
+
+import httpx
+import ray
+from pydantic import BaseModel, Field
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.secrets import open_secret
+from ray_jobs.serve.config import EndpointConfig
+from ray_jobs.serve.endpoint import application
+from ray_jobs.serve.keeper import ReplicaState
+
+logger = logging.getLogger(__name__)
+POLL_SECONDS = 0.1
+EDGE_ANSWERS = 3
+DEPLOYMENT = "endpoint"
+
+
+class RollRequest(BaseModel, frozen=True):
+    """What the endpoint is to become.
+
+    Args:
+        generation: of the champion in the registry; a replica that serves a later one is as good.
+    """
+
+    endpoint: EndpointConfig
+    replicas: int = Field(ge=1)
+    version: int
+    generation: int
+
+    @property
+    def lake(self) -> Lake:
+        """Where a job on a remote cluster finds its request."""
+        return self.endpoint.lake
+
+
+class RollReport(BaseModel, frozen=True):
+    """How it went.
+
+    Args:
+        redeployed: replicas were replaced, because there were none or they ran other code or settings.
+        failure: why the endpoint did not come to the version; what it served before, it serves still.
+    """
+
+    states: list[ReplicaState] = []
+    redeployed: bool = False
+    seconds: float = 0.0
+    failure: str | None = None
+
+
+class _RollFailed(RuntimeError):
+    pass
+
+
+def roll(request: RollRequest) -> RollReport:
+    """Make every replica serve the champion's generation; return when each of them, and the proxy, answers with it.
+
+    Running it again changes nothing. A failure is in the report: a replica refused the version, none could start with
+    it, or time ran out.
+    """
+    started = time.monotonic()
+    deadline = started + request.endpoint.serve.rollout_seconds
+    options = request.endpoint.serve
+    serve.start(http_options={"host": options.host, "port": options.port})
+    try:
+        redeployed = not _is_deployed(request)
+        if redeployed:
+            _deploy(request)
+        states = _wait_for_replicas(request, deadline)
+        _wait_for_proxy(request, deadline)
+    except _RollFailed as error:
+        return RollReport(failure=str(error), seconds=time.monotonic() - started)
+    return RollReport(states=states, redeployed=redeployed, seconds=time.monotonic() - started)
+
+
+def _is_deployed(request: RollRequest) -> bool:
+    """Whether replicas run with today's code and settings."""
+    name = request.endpoint.pipeline
+    app = serve.status().applications.get(name)
+    if app is None or app.status != ApplicationStatus.RUNNING:
+        return False
+    states = _ask_replicas(name)
+    wanted = request.endpoint.fingerprint
+    return len(states) == request.replicas and all(state.deployed_as == wanted for state in states)
+
+
+def _deploy(request: RollRequest) -> None:
+    name = request.endpoint.pipeline
+    try:
+        serve.run(application(request.endpoint, request.replicas), name=name, route_prefix=request.endpoint.route)
+    except RuntimeError as error:  # Serve's own word for it; the constructor's message is in the status
+        app = serve.status().applications.get(name)
+        said = app.deployments[DEPLOYMENT].message if app and DEPLOYMENT in app.deployments else str(error)
+        raise _RollFailed(
+            f"no replica of {name} could start with version {request.version}. Replicas that ran before run still. "
+            f"Serve says: {said}"
+        ) from error
+
+
+def _wait_for_replicas(request: RollRequest, deadline: float) -> list[ReplicaState]:
+    states: list[ReplicaState] = []
+    while time.monotonic() < deadline:
+        states = _ask_replicas(request.endpoint.pipeline)
+        for state in states:
+            if state.refused_generation is not None and state.refused_generation >= request.generation:
+                raise _RollFailed(
+                    f"replica {state.replica} refused version {request.version} and goes on with version "
+                    f"{state.version}: {state.problem}"
+                )
+        if len(states) >= request.replicas and all(state.generation >= request.generation for state in states):
+            return states
+        time.sleep(POLL_SECONDS)
+    raise _RollFailed(
+        f"after {request.endpoint.serve.rollout_seconds:.0f} s not every replica of {request.endpoint.pipeline} serves "
+        f"version {request.version} (generation {request.generation}): "
+        f"{[(state.replica, state.version, state.problem) for state in states] or 'no replica answers'}"
+    )
+
+
+def _ask_replicas(name: str) -> list[ReplicaState]:
+    """Every replica's state, after it has looked at the registry."""
+    handle = serve.get_app_handle(name)
+    # Under RAY_SERVE_THROUGHPUT_OPTIMIZED a handle wants an event loop of the caller's, and a job has none.
+    if not handle.is_initialized:  # Serve hands out the same one again
+        handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
+    try:
+        return [ReplicaState.model_validate_json(state) for state in handle.broadcast("refresh").results(timeout_s=60)]
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        logger.info("a replica of %s did not answer: %s", name, error)  # it is being replaced: asked again
+        return []
+
+
+def _wait_for_proxy(request: RollRequest, deadline: float) -> None:
+    """Health means doing: clients come through the proxy, so it is asked too, some times in a row."""
+    options = request.endpoint.serve
+    token = open_secret(options.token, request.endpoint.lake.secrets_dir).get_secret_value()
+    url = f"{options.url}{request.endpoint.route}"
+    met, last = 0, "no answer"
+    while met < EDGE_ANSWERS and time.monotonic() < deadline:
+        try:
+            answer = httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=10)
+            last = f"{answer.status_code} {answer.text[:200]}"
+            good = answer.status_code == 200 and answer.json()["generation"] >= request.generation
+        except httpx.HTTPError as error:
+            good, last = False, f"{type(error).__name__}: {error}"
+        met = met + 1 if good else 0
+        if not good:
+            time.sleep(POLL_SECONDS)
+    if met < EDGE_ANSWERS:
+        raise _RollFailed(
+            f"all replicas serve version {request.version}, but the proxy at {url} does not answer with it: {last}"
+        )

@@ -1,0 +1,84 @@
+"""Checkpoints on S3: tensors and JSON first, a manifest with sizes and checksums last; torn ones are not gone on from."""
+
+import json
+import math
+import secrets
+from typing import Any
+
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from perennial.lakehouse.artifacts import MANIFEST, ArtifactRefused, Manifest, dump_json, dump_tensors, load_tensors
+from perennial.lakehouse.lake import Lake
+from ray_jobs.train.fit import EpochReport, FitState
+
+TENSORS, STATE = "state.safetensors", "state.json"
+_PARTS = ("weights", "moments", "kept_weights")
+
+
+class LakeHandler(FSSpecHandler):  # type: ignore[misc]  # pyarrow's classes carry no types
+    """The lake's S3 as Ray takes it. Travels as the lake's values: pyarrow's own would carry the opened secrets."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        super().__init__(lake.files())
+
+    def __reduce__(self) -> Any:
+        return LakeHandler, (self.lake,)
+
+
+def storage_of(lake: Lake) -> PyFileSystem:
+    """The file system Ray Train keeps its runs on."""
+    return PyFileSystem(LakeHandler(lake))
+
+
+def runs_path(lake: Lake) -> str:
+    """Where all training runs lie, without `s3://`."""
+    return lake.uri("training").removeprefix("s3://")
+
+
+def write_checkpoint(lake: Lake, run: str, state: FitState, report: EpochReport) -> str:
+    """Write the state after an epoch; return the checkpoint's folder name, which no other attempt uses."""
+    name = f"epoch-{state.epoch:04d}-{secrets.token_hex(4)}"
+    # Cloned: the weights of an epoch that is kept are the current ones, and safetensors stores no tensor twice.
+    tensors = {f"{part}/{key}": value.clone() for part in _PARTS for key, value in getattr(state, part).items()}
+    values = {"epoch": state.epoch, "kept_epoch": state.kept_epoch, "bound": state.bound, "line": report.line}
+    files = {TENSORS: dump_tensors(tensors), STATE: dump_json(values)}
+    storage, where = lake.files(), f"{runs_path(lake)}/{run}/{name}"
+    for file, data in files.items():
+        storage.pipe_file(f"{where}/{file}", data)
+    storage.pipe_file(f"{where}/{MANIFEST}", Manifest.of(files).model_dump_json().encode())
+    return name
+
+
+def read_checkpoint(lake: Lake, where: str) -> FitState:
+    """The state in a checkpoint.
+
+    Raises:
+        ArtifactRefused: a file is missing, cut short or changed.
+    """
+    storage = lake.files()
+    try:
+        manifest = Manifest.model_validate_json(storage.cat_file(f"{where}/{MANIFEST}"))
+        files = {name: manifest.check(where, name, storage.cat_file(f"{where}/{name}")) for name in (TENSORS, STATE)}
+    except FileNotFoundError as error:
+        raise ArtifactRefused(f"checkpoint {where} is incomplete: {error}. It is not gone on from.") from error
+    values = json.loads(files[STATE])
+    state = FitState(epoch=values["epoch"], kept_epoch=values["kept_epoch"], bound=values["bound"])
+    for name, tensor in load_tensors(files[TENSORS]).items():
+        part, _, key = name.partition("/")
+        getattr(state, part)[key] = tensor
+    if math.isnan(state.bound) or not state.weights:
+        raise ArtifactRefused(f"checkpoint {where} holds no trained weights. It is not gone on from.")
+    return state
+
+
+def told_lines(lake: Lake, run: str) -> dict[str, str]:
+    """What finished epochs had to tell, by checkpoint name, as far as their checkpoints are still there."""
+    storage, lines = lake.files(), {}
+    try:
+        found = storage.glob(f"{runs_path(lake)}/{run}/epoch-*/{STATE}")
+        for path in sorted(found):
+            lines[path.split("/")[-2]] = json.loads(storage.cat_file(path))["line"]
+    except FileNotFoundError:
+        pass  # Ray keeps the newest ones only: an older one may go while it is read
+    return lines

@@ -1,0 +1,192 @@
+"""Train one version: pinned rows ─► preprocessing ─► Ray Train ─► judged on the holdout ─► files on S3."""
+
+import contextvars
+import hashlib
+import importlib.metadata
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from perennial.lakehouse import artifacts
+from perennial.lakehouse.lake import Lake
+from perennial.rules.features import input_names
+from perennial.rules.network import Architecture
+from perennial.rules.scoring import SCORE, ModelDescription, Scorer, golden_rows
+from perennial.rules.tabular import fit_preprocessing
+from perennial.rules.windows import Windows, split_windows
+from perennial.spec import Pipeline, load_pipeline
+from ray_jobs.train.checkpoints import read_checkpoint, runs_path, storage_of, told_lines
+from ray_jobs.train.evaluate import evaluate_model
+from ray_jobs.train.fit import FitOptions, FitState
+from ray_jobs.train.request import TrainedModel, TrainRequest, WorkerPlan
+from ray_jobs.train.rows import LABEL_KNOWN_AT, PrepareFile, event_time_of, file_groups, labelled, read_rows, row_hash
+from ray_jobs.train.worker import train_worker
+
+logger = logging.getLogger(__name__)
+READER_CPUS = 0.25  # two readers and a worker beside a Serve replica fit two slots
+REFERENCE_ROWS = 20_000
+POLL_SECONDS = 0.5
+
+
+def train(request: TrainRequest) -> TrainedModel:
+    """Train, judge and store one model. Stopped at any point and asked again, it goes on from the last checkpoint."""
+    pipeline = load_pipeline(request.pipeline, request.pipelines)
+    lake, event_time = request.lake, event_time_of(pipeline)
+    times = read_rows(
+        lake, pipeline, request.features_snapshot_id, labelled(pipeline, request.as_of), _time_columns(pipeline)
+    )
+    windows = split_windows(times[event_time], pipeline.promotion.holdout)
+    usable = labelled(pipeline, request.as_of, end=windows.holdout_start)
+    rows = read_rows(lake, pipeline, request.features_snapshot_id, usable)
+    training = rows.filter(pl.col(event_time) < windows.validation_start)
+    logger.info(
+        "%s rows to train on, %s to stop by, from %s to %s",
+        f"{training.height:,}", f"{rows.height - training.height:,}", windows.train_start, windows.holdout_start,
+    )  # fmt: skip
+
+    description = _describe(pipeline, training)
+    options = FitOptions.of(pipeline.model, training.height)
+    state = _fit_on_ray(request, pipeline, description, options, windows)
+    scorer = Scorer(description, state.kept_weights)
+    holdout = read_rows(
+        lake, pipeline, request.features_snapshot_id, labelled(pipeline, request.as_of, start=windows.holdout_start)
+    )
+    label = pipeline.label.name
+    constant = float(rows[label].to_numpy().mean())
+    metrics = evaluate_model(pipeline.model.task, holdout[label].to_numpy(), scorer.score(holdout), constant)
+    metrics |= {"epochs": state.epoch, "kept_epoch": state.kept_epoch}
+    artifact_id, checksum = _store(request, pipeline, scorer, state, rows, metrics)
+    logger.info("%s of %s holdout rows: %s", pipeline.metric, f"{holdout.height:,}", metrics[pipeline.metric])
+    return TrainedModel(
+        artifact_id=artifact_id,
+        manifest_sha256=checksum,
+        windows=windows,
+        training_rows=training.height,
+        validation_rows=rows.height - training.height,
+        holdout_rows=holdout.height,
+        row_hash=row_hash(rows),
+        params=options.model_dump() | description.architecture.model_dump() | {"threads": request.threads},
+        metrics=metrics,
+        environment_hash=environment_hash(),
+    )
+
+
+def environment_hash() -> str:
+    """SHA-256 over the names and versions of everything installed."""
+    installed = sorted({f"{d.name.lower()}=={d.version}" for d in importlib.metadata.distributions()})
+    return hashlib.sha256("\n".join(installed).encode()).hexdigest()
+
+
+def _time_columns(pipeline: Pipeline) -> list[str]:
+    return [event_time_of(pipeline), pipeline.label.name, LABEL_KNOWN_AT]
+
+
+def _describe(pipeline: Pipeline, rows: pl.DataFrame) -> ModelDescription:
+    model, label = pipeline.model, rows[pipeline.label.name].to_numpy()
+    regression = model.task == "regression"
+    return ModelDescription(
+        task=model.task,
+        architecture=Architecture(hidden=model.hidden, dropout=model.dropout),
+        preprocessing=fit_preprocessing(rows, input_names(pipeline)),
+        target_center=float(label.mean()) if regression else 0.0,
+        target_scale=(float(label.std()) or 1.0) if regression else 1.0,
+    )
+
+
+def _fit_on_ray(
+    request: TrainRequest, pipeline: Pipeline, description: ModelDescription, options: FitOptions, windows: Windows
+) -> FitState:
+    import ray.data
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    lake, run = request.lake, request.training_key
+    usable = labelled(pipeline, request.as_of, end=windows.holdout_start)
+    names = (event_time_of(pipeline), pipeline.label.name)
+    prepare = PrepareFile(lake, pipeline.name, request.features_snapshot_id, usable, names, description)
+    groups = file_groups(lake, pipeline.name, request.features_snapshot_id, usable, groups=2)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # they are drawn for a terminal that is not there
+    dataset = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
+        prepare, batch_size=None, batch_format="numpy", num_cpus=READER_CPUS
+    )
+    plan = WorkerPlan(
+        lake=lake,
+        run=run,
+        description=description.model_dump_json(),
+        options=options,
+        validation_start=windows.validation_start,
+        threads=request.threads,
+    )
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"plan": plan.model_dump_json()},
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": request.worker_cpus}),
+        run_config=RunConfig(
+            name=run,
+            storage_path=runs_path(lake),
+            storage_filesystem=storage_of(lake),
+            failure_config=FailureConfig(max_failures=request.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=3),
+            # Waiting threads sleep instead of spinning: beside a busy neighbour that is six times faster.
+            worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}} if request.threads > 1 else None,
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+        datasets={"train": dataset},
+        dataset_config=DataConfig(enable_shard_locality=False),
+    )
+    with _telling(lake, run, logger.info):
+        result = trainer.fit()
+    return read_checkpoint(lake, result.checkpoint.path)
+
+
+@contextmanager
+def _telling(lake: Lake, run: str, tell: Callable[[str], Any]) -> Iterator[None]:
+    """Tell of every epoch as its checkpoint appears: the workers' own output does not reach the driver's logger."""
+    over, told = threading.Event(), set(told_lines(lake, run))
+
+    def watch() -> None:
+        last = False
+        while not last:
+            last = over.wait(POLL_SECONDS)
+            for name, line in told_lines(lake, run).items():
+                if name not in told:
+                    told.add(name)
+                    tell(line)
+
+    # A copy of the context: an orchestrator's log handler finds its run by it.
+    watcher = threading.Thread(target=contextvars.copy_context().run, args=(watch,), name="epochs", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(timeout=10)
+
+
+def _store(
+    request: TrainRequest,
+    pipeline: Pipeline,
+    scorer: Scorer,
+    state: FitState,
+    rows: pl.DataFrame,
+    metrics: dict[str, Any],
+) -> tuple[str, str]:
+    positions = np.unique(np.linspace(0, rows.height - 1, min(REFERENCE_ROWS, rows.height)).round().astype(np.int64))
+    sample = rows.select([event_time_of(pipeline), *scorer.inputs, pipeline.label.name])[positions]
+    files = {
+        artifacts.WEIGHTS: artifacts.dump_tensors(state.kept_weights),
+        artifacts.MODEL: scorer.description.model_dump_json(indent=1).encode(),
+        artifacts.METRICS: artifacts.dump_json(metrics),
+        artifacts.GOLDEN: artifacts.dump_parquet(golden_rows(rows, scorer)),
+        artifacts.REFERENCE: artifacts.dump_parquet(sample.with_columns(pl.Series(SCORE, scorer.score(sample)))),
+    }
+    # Two runs under one key never write the same files: the row that is registered names its own.
+    artifact_id = f"{request.training_key[:40]}-{secrets.token_hex(4)}"
+    return artifact_id, artifacts.write_artifact(request.lake, pipeline.name, artifact_id, files)

@@ -1,0 +1,111 @@
+"""The decisions table in a run: claim what one acts on, record how it ended, find what nobody acted on."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect import get_run_logger, task
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Scheduled
+from pydantic import BaseModel
+
+from perennial.lakehouse.decisions import Decision, claim_decision, find_decision, read_decisions, record_decision
+from perennial.lakehouse.lake import Lake
+
+RETRAIN = "retrain/retrain"
+TRIES = 3
+
+
+class Due(BaseModel, frozen=True):
+    """A decision to retrain whose retraining has not ended. `claimant`: the flow run that began it."""
+
+    decision_id: str
+    pipeline: str
+    claimant: str | None
+
+
+@task
+def claim_retrain(lake: Lake, decision_id: str) -> Decision | None:
+    """The decision, claimed for this flow run; None when another run has it."""
+    decision = find_decision(lake, "monitor", decision_id)
+    if decision is None:
+        raise LookupError(
+            f"there is no decision {decision_id!r}. Nothing was started. `retrain` acts on a row of the decisions table, "
+            "which `monitor` writes; give the id of one whose verdict is retrain."
+        )
+    if not claim_decision(lake, decision_id, str(flow_run.id), decision.as_of):
+        get_run_logger().info("decision %s is claimed by another run", decision_id)
+        return None
+    return decision
+
+
+@task
+def record_retrain(lake: Lake, decision: Decision, version: int, verdict: str) -> Decision:
+    """Record how a retraining ended: promoted, rejected or inconclusive."""
+    ended = {"promote": "promoted", "reject": "rejected"}.get(verdict, verdict)
+    promotion = find_decision(lake, "promotion", decision.decision_id)
+    return record_decision(
+        lake,
+        Decision(
+            decision_id=decision.decision_id,
+            pipeline=decision.pipeline,
+            kind="retrain",
+            version=version,
+            window_start=decision.window_start,
+            window_end=decision.window_end,
+            verdict=ended,
+            reason=f"version {version} {ended}, retrained because: {decision.reason}",
+            evidence=promotion.evidence if promotion else "{}",
+            run_id=str(flow_run.id or ""),
+            as_of=decision.as_of,
+        ),
+    )
+
+
+@task
+def find_due(lake: Lake, grace: timedelta) -> list[Due]:
+    """Decisions to retrain that are older than `grace` and have not ended."""
+    rows = read_decisions(lake)
+    ended = set(rows.filter(kind="retrain")["decision_id"])
+    claims = dict(rows.filter(kind="claim").select("decision_id", "run_id").iter_rows())
+    before = datetime.now(UTC) - grace
+    return [
+        Due(decision_id=row["decision_id"], pipeline=row["pipeline"], claimant=claims.get(row["decision_id"]))
+        for row in rows.filter(kind="monitor", verdict="retrain").iter_rows(named=True)
+        if row["decision_id"] not in ended and row["recorded_at"] < before
+    ]
+
+
+@task
+def start_retrain(due: Due) -> str:
+    """Start what an event should have started, or start again a run that died half way; return what was done."""
+    logger = get_run_logger()
+    if due.claimant is None:
+        run_deployment(
+            RETRAIN,
+            parameters={"pipeline": due.pipeline, "decision_id": due.decision_id},
+            idempotency_key=f"retrain/{due.decision_id}",
+            timeout=0,
+        )
+        logger.warning("decision %s had no run: started", due.decision_id)
+        return "started"
+    with get_client(sync_client=True) as client:
+        try:
+            run = client.read_flow_run(UUID(due.claimant))
+        except ObjectNotFound:
+            logger.error(
+                "decision %s is claimed by run %s, which this server does not know", due.decision_id, due.claimant
+            )
+            return "claimed elsewhere"
+        if run.state is None or not run.state.is_final():
+            return "running"
+        if run.run_count >= TRIES:
+            logger.error(
+                "decision %s: run %s ended %s after %d tries", due.decision_id, run.name, run.state.name, run.run_count
+            )
+            return "given up"
+        client.set_flow_run_state(run.id, Scheduled(message="reconcile: start again where it ended"), force=True)
+    logger.warning("decision %s: run %s ended %s; started again", due.decision_id, run.name, run.state.name)
+    return "started again"

@@ -1,0 +1,165 @@
+"""The lakehouse's effects in a run: plan a batch, publish it, finish its quarantine."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import get_run_logger, task
+from prefect.runtime import flow_run
+
+from perennial.lakehouse import quarantine
+from perennial.lakehouse.commit import append_once
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.positions import POSITION, Batch, expect_position, write_manifest
+from perennial.lakehouse.positions import plan_batch as plan
+from perennial.lakehouse.raw import raw_schema, raw_table
+from perennial.lakehouse.staging import staged_files
+from perennial.lakehouse.tables import ensure_table
+from perennial.rules.batch import judge_batch
+from perennial.rules.features import contract_hash
+from perennial.spec import load_pipeline
+from tasks.compute import Compute, run_job
+from tasks.telemetry import plain, show_table
+
+if TYPE_CHECKING:
+    from ray_jobs.features.build import BuiltFeatures
+    from ray_jobs.ingest.stage import StagedBatch
+
+
+class BatchRefused(ValueError):
+    """Too many rows of a batch broke the contract. Nothing of it is readable; its files are where they arrived."""
+
+
+@task
+def list_sources(pipelines: Path, pipeline: str) -> list[str]:
+    """Names of a pipeline's sources."""
+    return [source.name for source in load_pipeline(pipeline, pipelines).sources]
+
+
+@task(timeout_seconds=600)
+def finish_quarantine(lake: Lake, pipeline: str, source: str) -> None:
+    """Append what the last batch of a source left in its outbox; a no-op when nothing is left."""
+    if quarantine.finish_quarantine(lake, pipeline, source):
+        get_run_logger().info("quarantined rows of %s/%s appended", pipeline, source)
+
+
+@task(timeout_seconds=600)
+def plan_batch(lake: Lake, pipelines: Path, pipeline: str, source: str, as_of: datetime) -> Batch:
+    """The files that arrived since the last committed position."""
+    declared = load_pipeline(pipeline, pipelines)
+    batch = plan(lake, declared, declared.source(source), as_of)
+    logger = get_run_logger()
+    if batch.files:
+        logger.info("%s/%s: %d new files, %s bytes", pipeline, source, len(batch.files), f"{batch.bytes:,}")
+    else:
+        logger.info("%s/%s: nothing new", pipeline, source)
+    return batch
+
+
+@task(timeout_seconds=4 * 3600)
+def stage_batch(compute: Compute, lake: Lake, pipelines: Path, batch: Batch) -> "StagedBatch":
+    """Check the batch on Ray and write both halves as files that no table refers to."""
+    from ray_jobs.ingest.stage import StageRequest, stage
+
+    request = StageRequest(
+        lake=lake, batch=batch, run_id=str(flow_run.id or ""), committed_at=datetime.now(UTC), pipelines=pipelines
+    )
+    return run_job(compute, stage, request)
+
+
+@task(timeout_seconds=1200)  # no retries: the committer has its own, and only it knows what landed
+def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> int:
+    """Make a staged batch visible in one commit with its position and outbox, or refuse it whole; return its rows.
+
+    Raises:
+        BatchRefused: more rows broke the contract than the source's error budget allows.
+        PositionMoved: another run committed files of this source meanwhile; plan again.
+    """
+    batch, counts = staged.batch, staged.counts
+    source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
+    name = f"{batch.pipeline}/{batch.source}"
+    refusal = judge_batch(counts, source.error_budget_share)
+    if refusal:
+        raise BatchRefused(
+            f"batch {batch.batch_id} of {name} is refused: {refusal} Nothing of it is readable and its {len(batch.files)} "
+            f"files are untouched. Fix the contract or error_budget_share in the pipeline's file, or the files, and run "
+            f"ingest again."
+        )
+    # the commit before may have been another run's that was killed: its outbox would be overwritten by ours
+    quarantine.finish_quarantine(lake, batch.pipeline, batch.source)
+    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
+    position = write_manifest(lake, batch)
+    committed = append_once(
+        lake,
+        raw_table(lake, batch.pipeline, batch.source),
+        staged_files(table, staged.rows),
+        batch.batch_id,
+        summary={
+            "perennial.source-id": f"{lake.bucket}/{lake.environment}/{source.pattern}",
+            "perennial.positions": position,
+            "perennial.run-id": str(flow_run.id or ""),
+            "perennial.code": contract_hash(source),
+            "perennial.counts": counts.model_dump_json(),
+        },
+        properties={POSITION: position, quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine])},
+        expect=expect_position(batch),
+    )
+    rows = counts.rows - counts.quarantined_rows
+    how = "was already published" if committed.already else "published"
+    get_run_logger().info(
+        "%s: batch %s %s: %s rows, %s quarantined",
+        name,
+        batch.batch_id,
+        how,
+        f"{rows:,}",
+        f"{counts.quarantined_rows:,}",
+    )
+    return rows
+
+
+@task
+def show_batch(staged: "StagedBatch") -> None:
+    """Show a batch's result in the UI: rows in, published, quarantined, and why."""
+    batch, counts = staged.batch, staged.counts
+    rows: list[dict[str, object]] = [
+        {"what": "files", "rows": len(batch.files)},
+        {"what": "rows that arrived", "rows": counts.rows},
+        {"what": "published", "rows": counts.rows - counts.quarantined_rows},
+        {"what": "quarantined", "rows": counts.quarantined_rows},
+        *({"what": f"failed {plain(check)}", "rows": number} for check, number in counts.failed.items()),
+    ]
+    show_table(
+        f"ingest-{batch.pipeline}-{batch.source}", rows, f"Batch {batch.batch_id} of {batch.pipeline}/{batch.source}"
+    )
+
+
+@task(timeout_seconds=4 * 3600)
+def build_on_ray(compute: Compute, lake: Lake, pipelines: Path, pipeline: str, as_of: datetime) -> "BuiltFeatures":
+    """Build the features as of a moment; one commit publishes them."""
+    from ray_jobs.features.build import BuildRequest, build
+
+    built = run_job(compute, build, BuildRequest(lake=lake, pipeline=pipeline, as_of=as_of, pipelines=pipelines))
+    how = "already stood" if built.already else "built"
+    get_run_logger().info(
+        "features of %s as of %s %s: %s rows, %s labelled",
+        pipeline,
+        as_of.date(),
+        how,
+        f"{built.rows:,}",
+        f"{built.labelled_rows:,}",
+    )
+    return built
+
+
+@task
+def show_features(pipeline: str, as_of: datetime, built: "BuiltFeatures") -> None:
+    """Show what was built, and from which snapshots."""
+    rows: list[dict[str, object]] = [
+        {"what": "rows", "value": built.rows},
+        {"what": "rows with a known label", "value": built.labelled_rows},
+        {"what": "rows without one (not arrived yet, cancelled, diverted)", "value": built.rows - built.labelled_rows},
+        {"what": "snapshot", "value": str(built.snapshot_id)},
+        {"what": "built from", "value": json.dumps(built.inputs)},
+    ]
+    show_table(f"features-{pipeline}", rows, f"Features of {pipeline} as of {as_of.isoformat()}")

@@ -1,0 +1,195 @@
+"""Monitoring's effects: ship predictions, watch a window, record the verdict, ring the doorbell."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import get_run_logger, task
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+from perennial.lakehouse.decisions import Decision, find_decision, record_decision
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.prediction_log import commit_predictions
+from perennial.rules.drift import Evidence, judge_window, monitor_decision_id, policy_hash
+from perennial.spec import Monitoring, load_pipeline
+from tasks.compute import Compute, run_job
+from tasks.telemetry import plain, report_url, show_link, show_markdown, show_table
+
+if TYPE_CHECKING:
+    from ray_jobs.drift.watch import Watched
+
+DRIFT_DETECTED = "perennial.drift.detected"
+
+
+@task(timeout_seconds=600)  # no retries: the committer has its own, and only it knows what landed
+def commit_shipped_predictions(lake: Lake, pipeline: str) -> int:
+    """Bring what the endpoint answered into `predictions`; return how many rows this run committed."""
+    rows = commit_predictions(lake, pipeline)
+    get_run_logger().info("%s new predictions of %s committed", f"{rows:,}", pipeline)
+    return rows
+
+
+class Subject(BaseModel, frozen=True):
+    """Who is watched: the champion that answered last in the window, and who serves by now."""
+
+    version: int
+    champion: int | None
+
+
+@task
+def pick_version(
+    lake: Lake, pipelines: Path, pipeline: str, start: datetime, end: datetime, as_of: datetime
+) -> Subject | None:
+    """Whom the window is about: a rerun after a promotion still finds the version that answered it.
+
+    None: no version ever served, so there is nothing to watch.
+    """
+    from perennial.lakehouse.stages import champion_stage
+    from ray_jobs.drift.window import last_version
+
+    serving = champion_stage(lake, pipeline, as_of)
+    champion = serving.version if serving else None
+    version = last_version(lake, load_pipeline(pipeline, pipelines), start, end) or champion
+    if version is None:
+        get_run_logger().info("no version of %s has ever served: nothing to watch", pipeline)
+        return None
+    return Subject(version=version, champion=champion)
+
+
+@task
+def find_verdict(
+    lake: Lake, pipelines: Path, pipeline: str, version: int, start: datetime, end: datetime
+) -> Decision | None:
+    """The verdict an earlier run recorded on this version, window and policy, or None."""
+    policy = load_pipeline(pipeline, pipelines).monitoring
+    return find_decision(lake, "monitor", monitor_decision_id(pipeline, version, start, end, policy))
+
+
+@task(timeout_seconds=1800)
+def watch_window(
+    compute: Compute,
+    lake: Lake,
+    pipelines: Path,
+    pipeline: str,
+    subject: Subject,
+    start: datetime,
+    end: datetime,
+    as_of: datetime,
+) -> "Watched":
+    """Gather a window's evidence on Ray and save Evidently's report; watching it again overwrites it alike."""
+    from ray_jobs.drift.watch import WatchRequest, watch
+
+    request = WatchRequest(
+        lake=lake,
+        pipelines=pipelines,
+        pipeline=pipeline,
+        version=subject.version,
+        champion=subject.champion,
+        start=start,
+        end=end,
+        as_of=as_of,
+    )
+    return run_job(compute, watch, request)
+
+
+@task(timeout_seconds=600)
+def record_verdict(
+    lake: Lake, pipelines: Path, pipeline: str, watched: "Watched", start: datetime, end: datetime, as_of: datetime
+) -> Decision:
+    """Judge a window's evidence and commit the verdict; return the row as it stands, also when it was there before."""
+    policy = load_pipeline(pipeline, pipelines).monitoring
+    judged = judge_window(watched.evidence, policy)
+    version = watched.evidence.version
+    return record_decision(
+        lake,
+        Decision(
+            decision_id=monitor_decision_id(pipeline, version, start, end, policy),
+            pipeline=pipeline,
+            kind="monitor",
+            version=version,
+            window_start=start,
+            window_end=end,
+            verdict=judged.verdict,
+            reason=judged.reason,
+            evidence=_evidence_json(watched),
+            policy=_policy_json(policy),
+            run_id=str(flow_run.get_id() or ""),
+            as_of=as_of,
+        ),
+    )
+
+
+@task
+def emit_drift(lake: Lake, decision: Decision) -> bool:
+    """Ring the doorbell for a committed retrain verdict that nobody has claimed; return whether it was rung.
+
+    The event is sent before the task ends: a process that exits right after it takes unsent events with it. It may
+    still be lost on a server; then `reconcile` finds the row.
+    """
+    if find_decision(lake, "claim", decision.decision_id) is not None:
+        get_run_logger().info("decision %s is claimed already: no event", decision.decision_id)
+        return False
+    emit_event(
+        DRIFT_DETECTED,
+        resource={
+            "prefect.resource.id": f"perennial.pipeline.{decision.pipeline}",
+            "prefect.resource.name": decision.pipeline,
+            "perennial.decision": decision.decision_id,
+        },
+        payload={
+            "pipeline": decision.pipeline,
+            "decision_id": decision.decision_id,
+            "version": decision.version,
+            "window_start": decision.window_start.isoformat() if decision.window_start else None,
+            "window_end": decision.window_end.isoformat() if decision.window_end else None,
+            "as_of": decision.as_of.isoformat(),
+            "reason": decision.reason,
+        },
+    )
+    EventsWorker.instance().drain()
+    return True
+
+
+@task
+def show_verdict(decision: Decision, reports_base_url: str) -> None:
+    """Show a verdict in the UI: its sentence, the tests it rests on, and the way to the report."""
+    evidence = Evidence.model_validate_json(decision.evidence)
+    report = report_url(reports_base_url, _report_path(decision))
+    window = f"{decision.window_start:%Y-%m-%d} to {decision.window_end:%Y-%m-%d}"
+    show_markdown(
+        f"monitor-{decision.pipeline}",
+        f"## {decision.verdict.capitalize()}\n\n{plain(decision.reason)}\n\n"
+        f"Version {decision.version} of {decision.pipeline}, {window}, with the labels known by "
+        f"{decision.as_of:%Y-%m-%d %H:%M} UTC.\n\nDecision `{decision.decision_id}`. [Evidently's report]({report})\n",
+        description=f"Verdict on {decision.pipeline}, {window}",
+    )
+    failed_first = sorted(evidence.tests, key=lambda test: test.passed)
+    show_table(
+        f"evidence-{decision.pipeline}",
+        [{"test": t.name, "passed": "yes" if t.passed else "no", "what was seen": t.description} for t in failed_first],
+        description=f"Evidently's tests of {decision.pipeline}, {window}",
+    )
+    show_link(
+        f"report-{decision.pipeline}",
+        report,
+        text=f"Evidently report of {decision.pipeline}, {window}",
+        description="Drift and quality of a sample, and the figures of all rows",
+    )
+
+
+def _evidence_json(watched: "Watched") -> str:
+    files = {"report": watched.report, "evidence_file": watched.evidence_file}
+    return json.dumps(watched.evidence.model_dump(mode="json") | files)
+
+
+def _policy_json(policy: Monitoring) -> str:
+    return json.dumps(asdict(policy) | {"hash": policy_hash(policy)})
+
+
+def _report_path(decision: Decision) -> str:
+    return str(json.loads(decision.evidence)["report"])

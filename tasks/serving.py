@@ -1,0 +1,178 @@
+"""Serving's effects: a version becomes champion, the endpoint follows, and a row says how it went."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import get_run_logger, task
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+from perennial.lakehouse.decisions import Decision, find_decision, read_decisions, record_decision
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.stages import Stage, champion_stage, make_champion, read_stages
+from perennial.spec import load_pipeline
+from tasks.compute import Compute, run_job
+
+if TYPE_CHECKING:
+    from ray_jobs.serve.config import ServeConfig
+    from ray_jobs.serve.roll import RollReport
+
+
+class NotApproved(ValueError):
+    """A version without a promotion to its name; nothing was changed."""
+
+
+class RolledBack(RuntimeError):
+    """The version was tried and the endpoint did not come to it; the former champion serves."""
+
+    def __init__(self, step: "Step", reason: str) -> None:
+        standing = f"version {step.former} serves on" if step.former else "no version serves, there was none before"
+        super().__init__(f"version {step.stage.version} of {step.stage.pipeline} was rolled back; {standing}. {reason}")
+
+
+class Step(BaseModel, frozen=True):
+    """A roll-out under way: the champion's row, and who served before.
+
+    Args:
+        decision: how an earlier run of the same roll-out ended; None while it is open.
+    """
+
+    stage: Stage
+    former: int | None
+    decision: Decision | None
+
+    @property
+    def decision_id(self) -> str:
+        """The roll-out's id among the decisions: the same for every run of it."""
+        return self.stage.decision_id
+
+
+@task
+def check_approval(lake: Lake, pipeline: str, version: int) -> str:
+    """Return the reason why the version may serve: a promotion, or that it has served before.
+
+    Raises:
+        NotApproved: it has neither.
+    """
+    rows = read_decisions(lake, pipeline).filter(kind="promotion", version=version)
+    promoted = rows.filter(rows["verdict"] == "promote")
+    if promoted.height:
+        return str(promoted["reason"][-1])
+    if any(step.version == version and step.stage in ("champion", "archived") for step in read_stages(lake, pipeline)):
+        return "it has served before"
+    verdicts = rows["verdict"].to_list()
+    raise NotApproved(
+        f"version {version} of {pipeline} may not serve: "
+        + (f"its promotion was judged {verdicts[-1]!r}" if verdicts else "no promotion was ever decided for it")
+        + ". Nothing was changed. Run promote for it, or roll out a version that was promoted."
+    )
+
+
+@task(timeout_seconds=600)  # no retries: the committer has its own, and only it knows what landed
+def open_rollout(lake: Lake, pipeline: str, version: int, as_of: datetime, reason: str) -> Step:
+    """Make the version champion in the registry, or find that an earlier run of this roll-out has.
+
+    Raises:
+        StageConflict: another roll-out was faster; nothing was changed by this one.
+    """
+    stage = champion_stage(lake, pipeline)
+    if stage is None or stage.version != version:
+        generation = stage.generation if stage else 0
+        stage = make_champion(
+            lake,
+            pipeline,
+            version,
+            expected_generation=generation,
+            as_of=as_of,
+            reason=reason,
+            decision_id=_decision_id(pipeline, version, generation + 1),
+        )
+    earlier = [s for s in read_stages(lake, pipeline) if s.stage == "champion" and s.generation < stage.generation]
+    former = max(earlier, key=lambda step: step.generation).version if earlier else None
+    return Step(stage=stage, former=former, decision=find_decision(lake, "rollout", stage.decision_id))
+
+
+@task(timeout_seconds=900)
+def roll_endpoint(compute: Compute, serve: "ServeConfig", lake: Lake, pipelines: Path, step: Step) -> "RollReport":
+    """Bring every replica of the endpoint to the champion; return when each answers with it, or why it does not.
+
+    What the endpoint served before a failure, it serves still.
+    """
+    from perennial.rules.features import pipeline_code_hash
+    from ray_jobs.serve.config import EndpointConfig
+    from ray_jobs.serve.roll import RollReport, RollRequest, roll
+
+    if step.decision is not None and step.decision.verdict == "rolled_back":
+        return RollReport(failure=step.decision.reason)  # an earlier run was killed on its way back
+    pipeline = load_pipeline(step.stage.pipeline, pipelines)
+    endpoint = EndpointConfig(
+        lake=lake, pipeline=pipeline.name, pipelines=pipelines, code_hash=pipeline_code_hash(pipeline), serve=serve
+    )
+    request = RollRequest(
+        endpoint=endpoint,
+        replicas=pipeline.serving.replicas,
+        version=step.stage.version,
+        generation=step.stage.generation,
+    )
+    report = run_job(compute, roll, request)
+    log = get_run_logger()
+    if report.failure:
+        log.warning("%s does not serve version %d: %s", pipeline.name, request.version, report.failure)
+    else:
+        log.info("%s serves version %d after %.1f s", pipeline.name, request.version, report.seconds)
+    return report
+
+
+@task(timeout_seconds=600)
+def record_rollout(lake: Lake, step: Step, as_of: datetime, report: "RollReport") -> None:
+    """Write down that the version serves."""
+    stage = step.stage
+    decision = Decision(
+        decision_id=step.decision_id,
+        pipeline=stage.pipeline,
+        kind="rollout",
+        version=stage.version,
+        verdict="rolled_out",
+        reason=f"version {stage.version} answers on all {len(report.states)} replicas, after version {step.former}",
+        evidence=json.dumps({"former": step.former, "generation": stage.generation, "seconds": report.seconds}),
+        run_id=str(flow_run.get_id() or ""),
+        as_of=as_of,
+    )
+    record_decision(lake, decision)
+
+
+@task(timeout_seconds=600)
+def roll_back(lake: Lake, step: Step, as_of: datetime, reason: str) -> None:
+    """Write down that the version failed, and make the former champion champion again: replicas follow by themselves.
+
+    The row comes first: a run that is killed between the two is finished by the next one.
+    """
+    stage = step.stage
+    decision = Decision(
+        decision_id=step.decision_id,
+        pipeline=stage.pipeline,
+        kind="rollout",
+        version=stage.version,
+        verdict="rolled_back",
+        reason=reason,
+        evidence=json.dumps({"former": step.former, "generation": stage.generation}),
+        run_id=str(flow_run.get_id() or ""),
+        as_of=as_of,
+    )
+    record_decision(lake, decision)
+    if step.former is not None:
+        make_champion(
+            lake,
+            stage.pipeline,
+            step.former,
+            expected_generation=stage.generation,
+            as_of=as_of,
+            reason=f"version {stage.version} was rolled back",
+            decision_id=_decision_id(stage.pipeline, step.former, stage.generation + 1),
+        )
+
+
+def _decision_id(pipeline: str, version: int, generation: int) -> str:
+    return f"{pipeline}-v{version}-g{generation}"

@@ -1,0 +1,166 @@
+"""Real parts for every test: an S3 server, a lakehouse on it, a Ray head. Each starts once and on loopback."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.secrets import SecretRef
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running S3 server with its credentials as secret files."""
+
+    endpoint: str
+    folder: Path
+    secrets_dir: Path
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """`rclone serve s3` on loopback, with a bucket `lake`."""
+    home = tmp_path_factory.mktemp("s3")
+    (home / "data" / "lake").mkdir(parents=True)
+    keys = home / "secrets"
+    keys.mkdir()
+    key, secret = secrets.token_hex(10), secrets.token_hex(20)
+    (keys / "s3_access_key").write_text(key)
+    (keys / "s3_secret_key").write_text(secret)
+    port = free_port()
+    server = subprocess.Popen(
+        [Path(sys.executable).parent / "rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", str(home / "data")],
+        env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'},
+        stderr=(home / "log").open("w"),
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    _wait_until_answers(endpoint, server)
+    yield S3(endpoint, home / "data", keys)
+    server.terminate()
+    server.wait()
+
+
+def _wait_until_answers(url: str, server: "subprocess.Popen[bytes]", seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(url, timeout=2)  # noqa: S310 - loopback
+        except urllib.error.HTTPError:
+            return  # it answers: unsigned requests are refused
+        except OSError:
+            if server.poll() is not None:
+                break
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{url} does not answer; the server's exit code is {server.poll()}")
+
+
+@pytest.fixture
+def lake(s3: S3, tmp_path: Path) -> Lake:
+    """An empty lakehouse: an environment of its own on the shared bucket, and a SQLite catalog."""
+    return Lake(
+        environment=f"t{secrets.token_hex(6)}",
+        catalog_uri=f"sqlite:///{tmp_path}/catalog.db",
+        s3_endpoint=s3.endpoint,
+        bucket="lake",
+        s3_access_key=SecretRef(name="s3_access_key"),
+        s3_secret_key=SecretRef(name="s3_secret_key"),
+        secrets_dir=s3.secrets_dir,
+    )
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray of our own in this process; never one that happens to run on the machine."""
+    import ray
+
+    # HAProxy and the throughput flags have to be set before Ray starts, as the local stack does it
+    os.environ.update(PYTHONPATH=str(ROOT), RAY_SERVE_ENABLE_HA_PROXY="1", RAY_SERVE_THROUGHPUT_OPTIMIZED="1")
+    proxy = tmp_path_factory.mktemp("haproxy")
+    os.environ.update(
+        RAY_SERVE_HAPROXY_METRICS_PORT=str(free_port()),
+        RAY_SERVE_HAPROXY_STATS_PORT=str(free_port()),
+        RAY_SERVE_HAPROXY_CONFIG_FILE_LOC=f"{proxy}/haproxy.cfg",
+        RAY_SERVE_HAPROXY_SOCKET_PATH=f"/tmp/ph-{secrets.token_hex(3)}/admin.sock",  # noqa: S108 - as below
+        RAY_SERVE_HAPROXY_SERVER_STATE_BASE=str(proxy),
+        RAY_SERVE_HAPROXY_SERVER_STATE_FILE=f"{proxy}/server-state",
+        RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH=f"/tmp/ph-{secrets.token_hex(3)}/metrics.sock",  # noqa: S108 - as below
+        RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="0.5",  # else a replaced replica stays for half a minute
+    )
+    context = ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=512 * 1024**2,
+        include_dashboard=False,
+        namespace="perennial",
+        _temp_dir=f"/tmp/pt-{secrets.token_hex(3)}",  # noqa: S108 - a socket's path has at most 107 characters
+        log_to_driver=False,
+    )
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server of our own, with an empty database, for every flow that a test runs."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def pipelines(tmp_path: Path) -> Path:
+    """A folder of pipelines with the shop in it."""
+    from tests.shop import write_shop
+
+    return write_shop(tmp_path / "pipelines")
+
+
+@pytest.fixture
+def settings(
+    lake: Lake, pipelines: Path, ray_head: str, prefect_server: None, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> "Settings":
+    """Settings as a run reads them from its environment: this test's lake, pipelines, Ray and Prefect."""
+    from flows.settings import Settings
+
+    values = {
+        "ENVIRONMENT": lake.environment,
+        "HOME": tmp_path / "home",
+        "PIPELINES_DIR": pipelines,
+        "CATALOG_URI": lake.catalog_uri,
+        "S3_ENDPOINT": s3.endpoint,
+        "BUCKET": lake.bucket,
+        "SECRETS_DIR": s3.secrets_dir,
+        "RAY_ADDRESS": ray_head,
+        "RAY_TOKEN_SECRET": "none",
+        "SERVE_PORT": free_port(),
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"PERENNIAL_{name}", str(value))
+    return Settings()

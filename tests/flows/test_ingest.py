@@ -1,0 +1,128 @@
+"""The flow against a real Prefect server, Ray, S3 and catalog: what arrives is in raw or in quarantine, once."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flows.ingest import ingest
+from flows.settings import Settings
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.positions import plan_batch
+from perennial.lakehouse.raw import PROVENANCE, raw_table, read_known, read_log
+from perennial.lakehouse.tables import read_snapshot
+from perennial.rules.contract import ColumnsMissing
+from tasks.lakehouse import BatchRefused
+from tests.shop import NOON, orders, put, shop
+
+BROKEN = "0,pen,2024-05-01T12:00:00Z,1,true\n8,gold,2024-05-01T12:00:00Z,50,true\n9,pen,yesterday,0,\n10,pen\n"
+
+
+def rows(lake: Lake, table: str) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(read_snapshot(lake, lake.table("shop", table))))
+
+
+def test_every_row_is_published_or_quarantined_with_all_its_failed_checks(settings: Settings, lake: Lake) -> None:
+    put(lake, "orders/1.csv", orders(1, 7) + BROKEN)
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 7}
+    raw, quarantine = rows(lake, "raw_orders"), rows(lake, "quarantine")
+    assert raw["order_id"].to_list() == list(range(1, 8))
+    assert set(PROVENANCE.names) <= set(raw.columns)
+    assert raw.select(PROVENANCE.names).null_count().row(0) == (0,) * len(PROVENANCE)
+    assert raw["_position"].to_list()[0] == "orders/1.csv#1"
+    failed = {row["position"]: row["failed_checks"] for row in quarantine.iter_rows(named=True)}
+    assert failed["orders/1.csv#8"] == ["order_id:greater_than(0)"]
+    assert failed["orders/1.csv#9"] == ["Order:no_bulk_of_gold"]
+    assert [check.split("(")[0] for check in failed["orders/1.csv#10"]] == [
+        "ordered_at:type",
+        "pieces:greater_than_or_equal_to",
+    ]
+    assert failed["orders/1.csv#unreadable 1"] == ["csv:columns(expected 5, found 2)"]
+    kept = quarantine.filter(position="orders/1.csv#10")["raw_row"].item()
+    assert json.loads(kept)["ordered_at"] == "yesterday"
+
+
+def test_a_rerun_publishes_nothing(settings: Settings, lake: Lake) -> None:
+    put(lake, "orders/1.csv", orders(1, 5) + BROKEN)
+    ingest("shop", "orders", NOON, settings=settings)
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 0}
+    assert len(rows(lake, "raw_orders")) == 5
+    assert len(rows(lake, "quarantine")) == 4
+
+
+def test_a_file_rewritten_under_its_name_is_a_correction(settings: Settings, lake: Lake, pipelines: Path) -> None:
+    put(lake, "orders/1.csv", orders(1, 3))
+    ingest("shop", "orders", NOON, settings=settings)
+    put(lake, "orders/1.csv", orders(1, 3).replace(",2,False", ",77,False"))
+    ingest("shop", "orders", NOON, settings=settings)
+    later = NOON + timedelta(days=1)
+    assert len(read_log(lake, shop(pipelines), "orders", later)) == 6
+    assert read_known(lake, shop(pipelines), "orders", later).sort("order_id")["pieces"].to_list() == [77, 3, 4]
+
+
+def test_two_runs_at_once_publish_every_row_once(settings: Settings, lake: Lake) -> None:
+    for number in range(4):
+        put(lake, f"orders/{number}.csv", orders(1 + number * 10, 10))
+    with ThreadPoolExecutor(2) as pool:
+        published = list(pool.map(lambda _: ingest("shop", "orders", NOON, settings=settings), range(2)))
+    assert len(published) == 2
+    assert sorted(rows(lake, "raw_orders")["order_id"]) == list(range(1, 41))
+
+
+def test_a_run_killed_between_the_commit_and_the_quarantine_is_finished_by_the_next(
+    settings: Settings, lake: Lake, pipelines: Path
+) -> None:
+    from ray_jobs.ingest.stage import StageRequest, stage
+    from tasks.compute import connect
+    from tasks.lakehouse import publish_batch
+
+    put(lake, "orders/1.csv", orders(1, 5) + BROKEN)
+    connect(settings.compute)
+    pipeline = shop(pipelines)
+    batch = plan_batch(lake, pipeline, pipeline.source("orders"), NOON)
+    staged = stage(StageRequest(lake=lake, batch=batch, run_id="killed", committed_at=NOON, pipelines=pipelines))
+    publish_batch.with_options()(lake, pipelines, staged)  # and here it dies
+    ingest("shop", "orders", NOON, settings=settings)
+    assert len(rows(lake, "quarantine")) == 4
+    assert len(rows(lake, "raw_orders")) == 5
+
+
+def test_a_batch_over_its_budget_is_refused_whole_and_brought_in_once_it_is_mended(
+    settings: Settings, lake: Lake
+) -> None:
+    put(lake, "orders/1.csv", orders(1, 2) + BROKEN)
+    with pytest.raises(BatchRefused, match=r"66.7% of its 6 rows.*budget of 50.0%.*Nothing of it is readable.*run ingest again"):
+        ingest("shop", "orders", NOON, settings=settings)
+    assert rows(lake, "raw_orders").is_empty()
+    put(lake, "orders/1.csv", orders(1, 2))
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 2}
+
+
+def test_a_missing_column_is_refused_by_name(settings: Settings, lake: Lake) -> None:
+    put(lake, "orders/1.csv", orders(1, 2).replace("pieces", "peaces"))
+    with pytest.raises(Exception, match=r"columns \['pieces'\] of the contract are missing.*peaces") as raised:
+        ingest("shop", "orders", NOON, settings=settings)
+    assert "ColumnsMissing" in repr(raised.value) or isinstance(raised.value, ColumnsMissing)
+
+
+def test_another_reader_than_ours_reads_the_same_rows(settings: Settings, lake: Lake) -> None:
+    put(lake, "orders/1.csv", orders(1, 50))
+    ingest("shop", "orders", NOON, settings=settings)
+    table = lake.catalog().load_table(raw_table(lake, "shop", "orders"))
+    keys = lake.catalog_settings()
+    native = pl.scan_iceberg(
+        table.metadata_location,
+        reader_override="native",
+        storage_options={
+            "aws_endpoint_url": keys["s3.endpoint"],
+            "aws_access_key_id": keys["s3.access-key-id"],
+            "aws_secret_access_key": keys["s3.secret-access-key"],
+            "aws_region": "us-east-1",
+            **{name: value for name, value in keys.items() if name.startswith("s3.")},
+        },
+    ).collect()
+    ours = rows(lake, "raw_orders")
+    assert native.sort("order_id").select(ours.columns).equals(ours.sort("order_id"))

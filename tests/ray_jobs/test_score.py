@@ -1,0 +1,74 @@
+"""Batch scoring on a real lake and a real Ray."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from perennial.lakehouse.artifacts import load_scorer
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.registry import ModelVersion
+from perennial.spec import Pipeline
+from ray_jobs.drift.window import read_answers
+from ray_jobs.score import Scored, ScoreRequest, score
+from tests.ray_jobs.drift.world import JULY, JUNE, MAY, inputs_of, land_rides, load_rides, register, rides, write_pipeline
+
+pytestmark = pytest.mark.usefixtures("ray_head")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_pipeline(tmp_path / "pipelines")
+
+
+@pytest.fixture
+def city(lake: Lake, folder: Path) -> tuple[Pipeline, ModelVersion]:
+    pipeline = load_rides(folder)
+    land_rides(lake, pipeline, rides(MAY, 1_000))
+    return pipeline, register(lake, pipeline)
+
+
+def scored(lake: Lake, folder: Path, block_rows: int = 300) -> Scored:
+    place = {"lake": lake, "pipelines": folder, "pipeline": "rides"}
+    return score(ScoreRequest(**place, version=1, start=MAY, end=JUNE, as_of=JULY, block_rows=block_rows))
+
+
+def test_a_window_is_scored_as_the_model_scores_it(lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]) -> None:
+    pipeline, version = city
+    assert scored(lake, folder) == Scored(rows=1_000, already=False)
+    answers = read_answers(lake, pipeline, MAY, JUNE, role="batch").sort("ride")
+    scorer = load_scorer(lake, "rides", version.artifact_id, version.manifest_sha256)
+    expected = inputs_of(pipeline, rides(MAY, 1_000))
+    assert np.allclose(answers["score"], scorer.score(expected), atol=1e-9)
+    assert answers.select("distance_km", "stops").equals(expected.select("distance_km", pl.col("stops").cast(pl.Float64)))
+    assert answers["version"].unique().to_list() == [1]
+
+
+def test_scoring_again_adds_nothing(lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]) -> None:
+    scored(lake, folder)
+    assert scored(lake, folder) == Scored(rows=1_000, already=True)
+    assert rows_in(lake) == 1_000
+
+
+def test_news_of_another_window_adds_nothing_to_this_one(
+    lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]
+) -> None:
+    scored(lake, folder)
+    land_rides(lake, city[0], rides(JUNE + timedelta(days=1), 500, first=50_000))
+    assert scored(lake, folder) == Scored(rows=1_000, already=True)
+    assert rows_in(lake) == 1_000
+
+
+def test_rows_outside_of_the_window_or_not_yet_known_are_not_scored(
+    lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]
+) -> None:
+    place = {"lake": lake, "pipelines": folder, "pipeline": "rides"}
+    early = MAY + timedelta(days=3)
+    assert score(ScoreRequest(**place, version=1, start=MAY, end=JUNE, as_of=early)).rows == pytest.approx(100, abs=3)
+    assert score(ScoreRequest(**place, version=1, start=JUNE, end=JULY, as_of=JULY)) == Scored(rows=0, already=True)
+
+
+def rows_in(lake: Lake) -> int:
+    return len(lake.catalog().load_table(lake.table("rides", "predictions")).scan().to_arrow())
