@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import ray
 from pydantic import BaseModel, Field
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from perennial.lakehouse.artifacts import load_scorer
@@ -39,7 +40,7 @@ class ScoreRequest(BaseModel, frozen=True):
     start: datetime
     end: datetime
     as_of: datetime
-    block_rows: int = Field(25_000, ge=1)
+    block_rows: int = Field(50_000, ge=1)
 
 
 class Scored(BaseModel, frozen=True):
@@ -72,22 +73,28 @@ def score(request: ScoreRequest) -> Scored:
         batch_size=None,
         num_cpus=SCORING_CPUS,
     )
-    table, files, digests = None, [], {}
+    files: list[DataFile] = []
+    digests: dict[int, str] = {}
+    block: pa.Table
     for number, block in enumerate(scored.iter_batches(batch_format="pyarrow", batch_size=None)):
-        table = table or ensure_table(request.lake, identifier, block.schema)
+        table = ensure_table(request.lake, identifier, block.schema)
         files += write_files(table, block, inputs, part=number)
         digests[block["row_index"][0].as_py()] = _content_hash(block)
     content = [request.version, str(request.start), str(request.end), sorted(digests.items())]
     rows = sum(file.record_count for file in files)
     summary = {ROWS: str(rows), INPUTS: inputs}
-    committed = append_once(request.lake, identifier, files, f"score/{request.pipeline}/{_sha256(content)}", summary=summary)
+    committed = append_once(
+        request.lake, identifier, files, f"score/{request.pipeline}/{_sha256(content)}", summary=summary
+    )
     return Scored(rows=rows, already=committed.already)
 
 
 class ScoreBlock:
     """Entity rows in, rows of `predictions` out: features as training makes them, scores as the endpoint gives them."""
 
-    def __init__(self, request: ScoreRequest, version: ModelVersion, tables: "ray.ObjectRef[dict[str, pl.DataFrame]]") -> None:
+    def __init__(
+        self, request: ScoreRequest, version: ModelVersion, tables: "ray.ObjectRef[dict[str, pl.DataFrame]]"
+    ) -> None:
         self.request, self.version, self.tables = request, version, tables
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -130,7 +137,9 @@ def _known_tables(request: ScoreRequest, pipeline: Pipeline) -> dict[str, pl.Dat
 
 def _inputs_hash(request: ScoreRequest, pipeline: Pipeline) -> str:
     names = sorted({pipeline.entity_source.name, *(join.source for join in pipeline.joins)})
-    snapshots = {name: current_snapshot_id(request.lake, raw_table(request.lake, pipeline.name, name)) for name in names}
+    snapshots = {
+        name: current_snapshot_id(request.lake, raw_table(request.lake, pipeline.name, name)) for name in names
+    }
     asked = request.model_dump(mode="json", include={"pipeline", "version", "start", "end", "as_of"})
     return _sha256([asked, snapshots])
 

@@ -59,7 +59,9 @@ def show_comparison(compared: "Compared", reports_base_url: str) -> None:
         ],
         description=_sentence(compared),
     )
-    show_image(f"performance-picture-{seen.pipeline}", report_url(reports_base_url, compared.picture), _sentence(compared))
+    show_image(
+        f"performance-picture-{seen.pipeline}", report_url(reports_base_url, compared.picture), _sentence(compared)
+    )
 
 
 def _sentence(compared: "Compared") -> str:

@@ -1,5 +1,6 @@
 """Where heavy work runs: a function of `ray_jobs`, in this process beside a local Ray, or as a job on a remote cluster."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def connect(compute: Compute) -> None:
             address=compute.ray_address,
             namespace="perennial",
             log_to_driver=True,
-            logging_level="warning",
+            logging_level=logging.WARNING,
             configure_logging=False,
         )
 

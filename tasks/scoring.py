@@ -29,5 +29,7 @@ def score_window(
     )
     scored = run_job(compute, score_on_ray, request)
     state = "were scored before: nothing was written" if scored.already else "are scored"
-    get_run_logger().info("%s rows of %s from %s to %s %s by version %s", scored.rows, pipeline, start, end, state, version)
+    get_run_logger().info(
+        "%s rows of %s from %s to %s %s by version %s", scored.rows, pipeline, start, end, state, version
+    )
     return scored.rows

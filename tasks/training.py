@@ -40,7 +40,7 @@ class TrainingPlan(BaseModel, frozen=True):
     training_key: str
     features_snapshot_id: int
     as_of: datetime
-    code_hash: str
+    feature_code_hash: str
     contract_hash: str
     seed: int
     reason: str
@@ -53,7 +53,7 @@ def plan_training(lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, r
     Raises:
         NoFeatures: nothing was built yet.
     """
-    from perennial.rules.features import contract_hash, pipeline_code_hash
+    from perennial.rules.features import contract_hash, feature_code_hash, pipeline_code_hash
 
     declared = load_pipeline(pipeline, pipelines)
     identifier = lake.table(pipeline, "features")
@@ -68,7 +68,7 @@ def plan_training(lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, r
         training_key=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32],
         features_snapshot_id=snapshot_id,
         as_of=as_of,
-        code_hash=code_hash,
+        feature_code_hash=feature_code_hash(declared),
         contract_hash=json.dumps({source.name: contract_hash(source) for source in declared.sources}),
         seed=declared.model.seed,
         reason=reason,
@@ -115,7 +115,7 @@ def register_trained(lake: Lake, plan: TrainingPlan, trained: "TrainedModel") ->
         holdout_rows=trained.holdout_rows,
         row_hash=trained.row_hash,
         contract_hash=plan.contract_hash,
-        feature_code_hash=plan.code_hash,
+        feature_code_hash=plan.feature_code_hash,
         seed=plan.seed,
         params=json.dumps(trained.params),
         metrics=json.dumps(trained.metrics),

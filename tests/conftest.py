@@ -121,7 +121,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _temp_dir=f"/tmp/pt-{secrets.token_hex(3)}",  # noqa: S108 - a socket's path has at most 107 characters
         log_to_driver=False,
     )
-    yield context.address_info["address"]
+    yield str(context.address_info["address"])  # type: ignore[attr-defined]  # a local one has it
     ray.shutdown()
 
 
@@ -144,7 +144,13 @@ def pipelines(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(
-    lake: Lake, pipelines: Path, ray_head: str, prefect_server: None, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: Lake,
+    pipelines: Path,
+    ray_head: str,
+    prefect_server: None,
+    s3: S3,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> "Settings":
     """Settings as a run reads them from its environment: this test's lake, pipelines, Ray and Prefect."""
     from flows.settings import Settings

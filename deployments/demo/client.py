@@ -12,6 +12,7 @@ from uuid import UUID
 
 import polars as pl
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from flows.settings import Settings
@@ -34,7 +35,8 @@ def run_flow(settings: Settings, flow: str, **parameters: Any) -> None:
     Raises:
         DemoStopped: the run did not complete; the message has its address in the UI.
     """
-    run = run_deployment(f"{flow}/{flow}", parameters=_plain(parameters), timeout=0)
+    run = run_deployment(f"{flow.replace('_', '-')}/{flow}", parameters=_plain(parameters), timeout=0, as_subflow=False)
+    assert isinstance(run, FlowRun)  # it is a coroutine only where one runs already
     with get_client(sync_client=True) as client:
         wait_for_run(settings, client, run.id)
 

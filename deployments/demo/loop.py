@@ -44,13 +44,13 @@ class Loop:
         columns = [SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()]
         if rows:
             columns.insert(2, BarColumn(bar_width=30))
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             bar = progress.add_task(name, total=rows)
             yield details.append, lambda number: progress.advance(bar, number)
         step = Step(name, "; ".join(details), clock.seconds, self.memory.peak_bytes)
         self.steps.append(step)
         memory = f"{step.peak_bytes / 1e9:.1f} GB"
-        self.console.print(f"  {name:<34} {step.seconds:6.1f} s  {memory:>7}  {step.detail}", highlight=False)
+        self.console.print(f"  {name:<38} {step.seconds:6.1f} s  {memory:>7}  {step.detail}", highlight=False)
 
     def bootstrap(self) -> None:
         """Ingest January to March, build features, train, promote and roll out the first version."""

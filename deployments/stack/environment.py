@@ -29,10 +29,13 @@ def prepare_home(settings: Settings) -> None:
 
 
 def ray_folder(settings: Settings) -> Path:
-    """Ray's session folder, made for this user only: its sockets' paths must stay under 108 characters."""
-    name = f"perennial-{os.getuid()}-{hashlib.sha256(str(settings.home).encode()).hexdigest()[:8]}"
+    """Ray's session folder, made for this user only, with a short name.
+
+    Its sockets' paths must stay under 97 characters; Serve adds a folder of 56 for the node, then `admin.sock`.
+    """
+    name = f"prn-{os.getuid()}-{hashlib.sha256(str(settings.home).encode()).hexdigest()[:6]}"
     base = Path(tempfile.gettempdir())
-    folder = (base if len(str(base)) <= 20 else Path("/tmp")) / name  # noqa: S108 - checked for its owner below
+    folder = (base if len(str(base)) <= 4 else Path("/tmp")) / name  # noqa: S108 - checked for its owner below
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user; Ray's sockets cannot be kept there. Remove it first.")
@@ -84,7 +87,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
 
 def ray_environment(settings: Settings) -> dict[str, str]:
     """Ray's variables for the local head, its workers and every driver that joins it: they must all agree."""
-    folder = ray_folder(settings) / "serve"
+    folder = ray_folder(settings) / "s"
     environment = {
         # Despite its name: on Linux too, 0 makes Ray keep to 127.0.0.1 with every port. A driver without it looks for
         # the head at the machine's own address and times out.

@@ -21,7 +21,7 @@ from deployments.stack.processes import Record, is_alive, owned_processes, read_
 from flows.settings import Settings
 
 START_SECONDS = 180.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0
 Say = Callable[[str], None]
 
 
@@ -36,11 +36,14 @@ def up(settings: Settings, only: Sequence[str] = PART_NAMES, say: Say = print) -
         try:
             prepare_home(settings)
             check_disk(settings)
-            wanted = [part for part in stack_parts(settings) if part.name in only]
-            missing = [part for part in wanted if not _works(settings, part)]
+            parts = stack_parts(settings)
+            working = [part for part in parts if _works(settings, part)]
+            wanted = [part for part in parts if part.name in only]
+            missing = [part for part in wanted if part not in working]
             for part in wanted:
                 if part not in missing:
                     say(_line(part.name, "runs", None, part.url))
+            _check_needs(wanted, missing, working)
             _clear(settings, missing, say)
             check_ports(missing)
             if not settings.embedded_s3:
@@ -58,6 +61,8 @@ def down(settings: Settings, only: Sequence[str] = PART_NAMES, say: Say = print)
     with _alone(settings.home):
         stopped = stop_processes(settings.home, [p for p in only if p == "worker"], STOP_SECONDS)
         stopped += stop_processes(settings.home, [p for p in only if p != "worker"], STOP_SECONDS)
+        if "ray" in only and settings.ray_address is None:
+            shutil.rmtree(ray_folder(settings), ignore_errors=True)  # outside home, so not left behind
     say(f"Stopped {stopped} processes. The data stays in {settings.home}." if stopped else "The stack is not up.")
 
 
@@ -69,7 +74,7 @@ def status(settings: Settings, say: Say = print) -> bool:
         if record is None or not is_alive(record):
             problem: str | None = "not running"
         else:
-            problem = _reason(settings, part)
+            problem = part.probe(settings)
         healthy = healthy and problem is None
         say(_line(part.name, problem or "runs", None, "" if problem else part.url))
     if not (settings.home / "secrets").is_dir():
@@ -142,11 +147,14 @@ class _Start:
     def _wait(self, part: Part, record: Record) -> None:
         log = self.settings.home / "logs" / f"{part.name}.log"
         deadline = time.monotonic() + START_SECONDS
-        while reason := _reason(self.settings, part):
+        while True:
+            reason = part.probe(self.settings)
+            if not is_alive(record):  # asked after the probe: what answered may have been a stranger on our port
+                raise StackProblem(f"{part.name} ended while starting; its last words: {_tail(log)} (log: {log})")
+            if reason is None:
+                return
             if self.give_up.wait(0.1):
                 raise RuntimeError(f"{part.name} was not waited for: another part failed")
-            if not is_alive(record):
-                raise StackProblem(f"{part.name} ended while starting; its last words: {_tail(log)} (log: {log})")
             if time.monotonic() > deadline:
                 raise StackProblem(f"{part.name} does not work after {START_SECONDS:.0f} s: {reason}. Its log: {log}")
 
@@ -155,11 +163,16 @@ def _works(settings: Settings, part: Part) -> bool:
     record = read_record(settings.home, part.name)
     if record is None or not is_alive(record) or record.argv != part.argv:
         return False  # not ours, gone, or started under other settings
-    return _reason(settings, part) is None
+    return part.probe(settings) is None
 
 
-def _reason(settings: Settings, part: Part) -> str | None:
-    return part.probe(settings)
+def _check_needs(wanted: Sequence[Part], missing: Sequence[Part], working: Sequence[Part]) -> None:
+    # Without this a worker alone would join whatever Prefect server listens on the port, somebody else's too.
+    ours = {part.name for part in [*wanted, *working]}
+    for part in missing:
+        for need in part.needs:
+            if need not in ours:
+                raise StackProblem(f"{part.name} needs {need}, which is not up. Start it too. Nothing was started.")
 
 
 def _clear(settings: Settings, missing: Sequence[Part], say: Say) -> None:

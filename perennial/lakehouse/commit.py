@@ -147,7 +147,7 @@ def _commit(
             if any(word in str(error) for word in _HOPELESS):
                 raise
             last = error
-            time.sleep(random.uniform(0, min(5.0, 0.05 * 2**attempt)))
+            time.sleep(random.uniform(0, min(5.0, 0.05 * 2**attempt)))  # noqa: S311 - full jitter
     raise CommitUnfinished(
         f"batch {key} is not in {dotted(identifier)} after {time.monotonic() - started:.0f} s; the last attempt said: "
         f"{type(last).__name__}: {last}. Nothing of it is readable and its files are kept. Run the flow again."

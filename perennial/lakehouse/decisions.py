@@ -70,7 +70,7 @@ def record_decision(lake: Lake, decision: Decision) -> Decision:
     key = f"{decision.kind}/{decision.decision_id}"
 
     def not_there_yet(table: Table) -> None:
-        rows = table.scan(EqualTo("decision_id", decision.decision_id), selected_fields=("kind",)).to_arrow()
+        rows = table.scan(EqualTo(term="decision_id", value=decision.decision_id), selected_fields=("kind",)).to_arrow()
         if decision.kind in rows.column("kind").to_pylist():
             raise _AlreadyRecorded
 
@@ -116,7 +116,7 @@ def read_decisions(lake: Lake, pipeline: str | None = None) -> pl.DataFrame:
     """All decisions in the order they were recorded, of one pipeline or of all."""
     if current_snapshot_id(lake, lake.system("decisions")) is None:
         return pl.from_arrow(SCHEMA.empty_table())  # type: ignore[return-value]
-    row_filter = EqualTo("pipeline", pipeline) if pipeline else None
+    row_filter = EqualTo(term="pipeline", value=pipeline) if pipeline else None
     rows = pl.from_arrow(read_snapshot(lake, lake.system("decisions"), row_filter=row_filter))
     assert isinstance(rows, pl.DataFrame)
     return rows.sort("recorded_at")

@@ -58,7 +58,7 @@ def read_log(
     columns = [*contract_columns(declared), "_known_at", "_committed_at", "_position"]
     identifier = raw_table(lake, pipeline.name, source)
     if current_snapshot_id(lake, identifier) is None:
-        rows = pl.DataFrame(schema=pl.from_arrow(raw_schema(declared).empty_table()).schema).select(columns)
+        rows = pl.DataFrame(pl.from_arrow(raw_schema(declared).empty_table())).select(columns)
     else:
         arrow = read_snapshot(lake, identifier, snapshot_id, columns, f"_known_at <= '{as_of.isoformat()}'")
         rows = pl.DataFrame(pl.from_arrow(arrow)).select(columns)

@@ -90,7 +90,7 @@ def register_version(lake: Lake, version: ModelVersion) -> ModelVersion:
         numbered = version.model_copy(update={"version": number})
 
         def number_is_free(table: Table, number: int = number) -> None:
-            same = EqualTo("pipeline", version.pipeline)
+            same = _of(version.pipeline)
             taken = table.scan(same, selected_fields=("version", "training_key")).to_arrow().to_pylist()
             if any(row["version"] == number or row["training_key"] == version.training_key for row in taken):
                 raise _TakenMeanwhile
@@ -183,12 +183,14 @@ def snapshot_as_of(lake: Lake, identifier: Identifier, as_of: datetime) -> int |
 
 def _rows(lake: Lake, identifier: Identifier, pipeline: str) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = read_snapshot(
-            lake, identifier, row_filter=EqualTo("pipeline", pipeline)
-        ).to_pylist()
+        rows: list[dict[str, Any]] = read_snapshot(lake, identifier, row_filter=_of(pipeline)).to_pylist()
     except NoSuchTableError:
         return []
     return rows
+
+
+def _of(pipeline: str) -> EqualTo:
+    return EqualTo("pipeline", pipeline)  # type: ignore[call-arg,misc] # its __init__ is hidden behind pydantic's
 
 
 class _TakenMeanwhile(Exception):

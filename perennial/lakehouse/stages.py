@@ -87,7 +87,7 @@ def make_champion(
     former = champion_stage(lake, pipeline)
 
     def nobody_was_faster(table: Table) -> None:
-        rows = table.scan(EqualTo("pipeline", pipeline), selected_fields=("stage", "generation")).to_arrow().to_pylist()
+        rows = table.scan(_of(pipeline), selected_fields=("stage", "generation")).to_arrow().to_pylist()
         now = max((row["generation"] for row in rows if row["stage"] == "champion"), default=0)
         if now != expected_generation:
             raise StageConflict(
@@ -168,7 +168,11 @@ def _generation(history: list[Stage]) -> int:
 
 def _rows(lake: Lake, pipeline: str) -> list[dict[str, Any]]:
     try:
-        rows = read_snapshot(lake, lake.system("stages"), row_filter=EqualTo("pipeline", pipeline))
+        rows = read_snapshot(lake, lake.system("stages"), row_filter=_of(pipeline))
     except NoSuchTableError:
         return []
     return list(rows.to_pylist())
+
+
+def _of(pipeline: str) -> EqualTo:
+    return EqualTo("pipeline", pipeline)  # type: ignore[call-arg,misc] # its __init__ is hidden behind pydantic's

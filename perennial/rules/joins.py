@@ -36,7 +36,7 @@ def join_known(
             _happened=happened, _usable_at=pl.max_horizontal(MOMENT, event_time) if event_time else pl.col(MOMENT)
         )
         .drop_nulls(["_usable_at", *by.values()])
-        .sort("_usable_at", "_happened", maintain_order=True)
+        .sort("_usable_at", "_happened", MOMENT, maintain_order=True)
         .filter(pl.col("_happened") >= pl.col("_happened").cum_max().over(list(by.values())))
         .select(
             *(pl.col(theirs).alias(ours) for ours, theirs in by.items()),
@@ -49,7 +49,7 @@ def join_known(
         rows.with_row_index("_row")
         .sort(MOMENT, maintain_order=True)
         .join_asof(
-            usable.sort("_usable_at", maintain_order=True),
+            usable,
             left_on=MOMENT,
             right_on="_usable_at",
             by=list(by),

@@ -1,7 +1,7 @@
 """Whether a challenger may replace the champion: both models' scores on the same labelled rows in, a verdict out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +45,7 @@ def judge_promotion(
     policy: Promotion,
     *,
     constant: float,
-    slices: Mapping[str, Sequence[Any]] | None = None,
+    slices: Mapping[str, Iterable[Any]] | None = None,
     seed: int = 0,
 ) -> PromotionVerdict:
     """Judge two models on labelled rows that neither was trained on. Pure: the same scores give the same verdict.
@@ -98,7 +98,7 @@ def _compare(
     challenger: Floats,
     champion: Floats,
     policy: Promotion,
-    slices: Mapping[str, Sequence[Any]],
+    slices: Mapping[str, Iterable[Any]],
     seed: int,
     evidence: dict[str, Any],
 ) -> PromotionVerdict:
@@ -137,7 +137,7 @@ def slice_losses(
     y: Floats,
     challenger: Floats,
     champion: Floats,
-    slices: Mapping[str, Sequence[Any]],
+    slices: Mapping[str, Iterable[Any]],
     minimum_rows: int,
 ) -> list[SliceLoss]:
     """Both models on each value of each declared column that has enough rows for the metric to mean something."""

@@ -34,7 +34,7 @@ def split_windows(event_times: pl.Series, holdout: timedelta, validation_share: 
     times = event_times.drop_nulls().sort()
     if len(times) < MINIMUM_ROWS or times[0] == times[-1]:
         raise TooFewRows(
-            f"{len(times)} labelled rows are known, from {times.min()} to {times.max()}; at least {MINIMUM_ROWS} over "
+            f"{len(times)} labelled rows are known, from {times.min()!s} to {times.max()!s}; at least {MINIMUM_ROWS} over "
             "more than one instant are needed. Nothing was trained. Wait for labels, or train with a later as_of."
         )
     end: datetime = times[-1]

@@ -2,9 +2,9 @@
 
 import ast
 import importlib.util
-import inspect
 import re
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -49,13 +49,14 @@ def load_pipeline(name: str, folder: Path = DEFAULT_FOLDER) -> Pipeline:
 def _run(path: Path) -> ModuleType:
     # A name of its own: two pipelines' files may define classes of the same name.
     spec = importlib.util.spec_from_file_location(f"pipelines.{path.stem}", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        lines = [frame.lineno for frame in inspect.getinnerframes(error.__traceback__) if frame.filename == str(path)]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
         raise PipelineError(f"{path}:{line or 1}: {type(error).__name__}: {error}") from error
     return module

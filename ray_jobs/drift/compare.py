@@ -69,9 +69,15 @@ def _pair(request: CompareRequest, pipeline: Pipeline) -> tuple[pl.DataFrame, in
     # A row that two champions answered counts as the later one answered it: that is what the client was left with.
     answers = answers.sort("answered_at").unique(key, keep="last")
     batch = read_answers(*window, role="batch", version=request.baseline_version)
-    scores = batch.select(*key, batch_score="score") if batch.height else answers.select(*key, batch_score=pl.lit(None)).clear()
+    scores = (
+        batch.select(*key, batch_score="score")
+        if batch.height
+        else answers.select(*key, batch_score=pl.lit(None)).clear()
+    )
     own = pl.when(pl.col("version") == request.baseline_version).then("score").otherwise("batch_score")
-    joined = join_labels(request.lake, pipeline, answers.join(scores, on=key, how="left", nulls_equal=True), request.as_of)
+    joined = join_labels(
+        request.lake, pipeline, answers.join(scores, on=key, how="left", nulls_equal=True), request.as_of
+    )
     rows = joined.select(
         event_time=pl.col(event_time), label=LABEL, served="score", baseline=own.cast(pl.Float64), version="version"
     )

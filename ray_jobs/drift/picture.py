@@ -75,7 +75,7 @@ def _dress(axes: Axes, months: Sequence[Month], performance: Performance) -> Non
         spine.set_color("#9ca3af")
     axes.plot([], [], color="#9ca3af", linewidth=1, linestyle=(0, (3, 3)), label="a version is promoted")
     legend = {"frameon": False, "fontsize": 10, "labelcolor": INK, "borderaxespad": 0}
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3, **legend)  # type: ignore[arg-type]  # keywords of one call
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3, **legend)
 
 
 def _mark_promotions(
@@ -94,9 +94,10 @@ def _mark_promotions(
 
 def _names(months: Sequence[Month]) -> list[str]:
     """Month names, with the year where it begins."""
-    starts = [datetime.strptime(month.month, "%Y-%m") for month in months]
+    starts = [datetime.fromisoformat(f"{month.month}-01") for month in months]
     return [
-        f"{at:%b\n%Y}" if number == 0 or at.year != starts[number - 1].year else f"{at:%b}" for number, at in enumerate(starts)
+        f"{at:%b\n%Y}" if number == 0 or at.year != starts[number - 1].year else f"{at:%b}"
+        for number, at in enumerate(starts)
     ]
 
 

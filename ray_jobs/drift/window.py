@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_known
@@ -85,10 +85,13 @@ def _scan(
     columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     event_time = event_time_of(pipeline)
-    within = And(GreaterThanOrEqual(event_time, start.isoformat()), LessThan(event_time, end.isoformat()))
-    row_filter = And(EqualTo("role", role), within)
+    row_filter: BooleanExpression = And(
+        EqualTo(term="role", value=role),
+        GreaterThanOrEqual(term=event_time, value=start.isoformat()),
+        LessThan(term=event_time, value=end.isoformat()),
+    )
     if version is not None:
-        row_filter = And(row_filter, EqualTo("version", version))
+        row_filter = And(row_filter, EqualTo(term="version", value=version))
     try:
         rows = read_snapshot(lake, lake.table(pipeline.name, "predictions"), columns=columns, row_filter=row_filter)
     except NoSuchTableError:  # nothing was ever answered

@@ -13,7 +13,7 @@ from perennial.lakehouse.commit import find_batch, replace_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import raw_table, read_known, read_log, read_moments
 from perennial.lakehouse.staging import stage_files, staged_files
-from perennial.lakehouse.tables import current_snapshot_id, ensure_table, write_files
+from perennial.lakehouse.tables import current_snapshot_id, ensure_table, snapshot_summary, write_files
 from perennial.rules.features import compute_features, pipeline_code_hash
 from perennial.spec.load import contract_columns, load_pipeline
 from perennial.spec.pipeline import Pipeline
@@ -62,8 +62,8 @@ def build(request: BuildRequest) -> BuiltFeatures:
     key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
     done = find_batch(table, key)
     if done is not None:
-        summary = table.snapshot_by_id(done).summary  # type: ignore[union-attr]
-        rows, labelled = int(summary["perennial.rows"]), int(summary["perennial.labelled-rows"])  # type: ignore[index]
+        summary = snapshot_summary(table, done)
+        rows, labelled = int(summary["perennial.rows"]), int(summary["perennial.labelled-rows"])
         return BuiltFeatures(snapshot_id=done, rows=rows, labelled_rows=labelled, inputs=inputs, already=True)
 
     labelled_rows = label_rows(lake, pipeline, request.as_of, inputs)

@@ -46,7 +46,7 @@ class StagedBatch(BaseModel, frozen=True):
 def stage(request: StageRequest) -> StagedBatch:
     """Stage a batch. Memory is bounded by a block and a data file per slot, whatever the batch's size."""
     files = [file.path for file in request.batch.files]
-    slots = int(ray.cluster_resources().get("CPU", 1))
+    slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
     blocks = ray.data.from_items([{"path": path} for path in files], override_num_blocks=min(len(files), slots))
     # One callable reads, parses, checks and writes: rows never cross the object store.
     written = blocks.map_batches(StageFiles(request), batch_format="pyarrow", batch_size=None, num_cpus=0.5)

@@ -7,8 +7,11 @@ from typing import Annotated, Any, Protocol
 
 import orjson
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
+from swagger_ui_bundle import swagger_ui_path
 
 from ray_jobs.serve.answer_log import LogFull
 from ray_jobs.serve.config import EndpointConfig
@@ -50,12 +53,26 @@ def build_pages(config: EndpointConfig, token: bytes, replica: Answering) -> ASG
         title=f"{config.pipeline}: predictions by Perennial",
         description="Press *Authorize* and give the token; every request but `ready` and this page needs it.",
         version="2",
+        docs_url=None,
         redoc_url=None,
         root_path_in_servers=False,
         servers=[{"url": config.route}],
     )
     allowed = Depends(_authorise(token))
     _refuse_politely(app)
+
+    # Swagger UI from its package: FastAPI's own page loads it from a host outside, and stays blank without a network.
+    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url=f"{config.route}/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{config.route}/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url=f"{config.route}/docs/assets/swagger-ui.css",
+            swagger_favicon_url=f"{config.route}/docs/assets/favicon-32x32.png",
+        )
 
     @app.get("/", dependencies=[allowed], summary="What is served")
     async def metadata() -> dict[str, Any]:

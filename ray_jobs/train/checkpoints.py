@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from s3fs import S3FileSystem
 
 from perennial.lakehouse.artifacts import MANIFEST, ArtifactRefused, Manifest, dump_json, dump_tensors, load_tensors
 from perennial.lakehouse.lake import Lake
@@ -15,7 +16,7 @@ TENSORS, STATE = "state.safetensors", "state.json"
 _PARTS = ("weights", "moments", "kept_weights")
 
 
-class LakeHandler(FSSpecHandler):  # type: ignore[misc]  # pyarrow's classes carry no types
+class LakeHandler(FSSpecHandler):
     """The lake's S3 as Ray takes it. Travels as the lake's values: pyarrow's own would carry the opened secrets."""
 
     def __init__(self, lake: Lake) -> None:
@@ -36,27 +37,26 @@ def runs_path(lake: Lake) -> str:
     return lake.uri("training").removeprefix("s3://")
 
 
-def write_checkpoint(lake: Lake, run: str, state: FitState, report: EpochReport) -> str:
-    """Write the state after an epoch; return the checkpoint's folder name, which no other attempt uses."""
+def write_checkpoint(storage: S3FileSystem, run: str, state: FitState, report: EpochReport) -> str:
+    """Write the state after an epoch below the run's path; return where, in a folder that no other attempt uses."""
     name = f"epoch-{state.epoch:04d}-{secrets.token_hex(4)}"
     # Cloned: the weights of an epoch that is kept are the current ones, and safetensors stores no tensor twice.
     tensors = {f"{part}/{key}": value.clone() for part in _PARTS for key, value in getattr(state, part).items()}
     values = {"epoch": state.epoch, "kept_epoch": state.kept_epoch, "bound": state.bound, "line": report.line}
     files = {TENSORS: dump_tensors(tensors), STATE: dump_json(values)}
-    storage, where = lake.files(), f"{runs_path(lake)}/{run}/{name}"
+    where = f"{run}/{name}"
     for file, data in files.items():
         storage.pipe_file(f"{where}/{file}", data)
     storage.pipe_file(f"{where}/{MANIFEST}", Manifest.of(files).model_dump_json().encode())
-    return name
+    return where
 
 
-def read_checkpoint(lake: Lake, where: str) -> FitState:
+def read_checkpoint(storage: S3FileSystem, where: str) -> FitState:
     """The state in a checkpoint.
 
     Raises:
         ArtifactRefused: a file is missing, cut short or changed.
     """
-    storage = lake.files()
     try:
         manifest = Manifest.model_validate_json(storage.cat_file(f"{where}/{MANIFEST}"))
         files = {name: manifest.check(where, name, storage.cat_file(f"{where}/{name}")) for name in (TENSORS, STATE)}
@@ -72,13 +72,12 @@ def read_checkpoint(lake: Lake, where: str) -> FitState:
     return state
 
 
-def told_lines(lake: Lake, run: str) -> dict[str, str]:
-    """What finished epochs had to tell, by checkpoint name, as far as their checkpoints are still there."""
-    storage, lines = lake.files(), {}
-    try:
-        found = storage.glob(f"{runs_path(lake)}/{run}/epoch-*/{STATE}")
-        for path in sorted(found):
-            lines[path.split("/")[-2]] = json.loads(storage.cat_file(path))["line"]
-    except FileNotFoundError:
-        pass  # Ray keeps the newest ones only: an older one may go while it is read
+def told_lines(storage: S3FileSystem, run: str) -> dict[str, str]:
+    """What finished epochs had to tell, by checkpoint, as far as their checkpoints are still there."""
+    lines = {}
+    for path in sorted(storage.glob(f"{run}/epoch-*/{STATE}")):
+        try:
+            lines[path] = json.loads(storage.cat_file(path))["line"]
+        except FileNotFoundError:
+            continue  # Ray keeps the newest ones only: an older one may go while it is read
     return lines

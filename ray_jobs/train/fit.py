@@ -169,7 +169,7 @@ def _train_epoch(
             group["lr"] = rate
         loss = _losses(net(batch.numbers, batch.categories), batch.target, options.task).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call] # torch's own
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         total += loss.item() * batch.rows

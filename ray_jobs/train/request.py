@@ -1,6 +1,6 @@
 """What the training job is asked for and what it answers: values that travel, rows that do not."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +61,8 @@ class WorkerPlan(BaseModel, frozen=True):
     options: FitOptions
     validation_start: datetime
     threads: int
+
+    @property
+    def validation_start_us(self) -> int:
+        """Microseconds since 1970, as the blocks carry event times."""
+        return (self.validation_start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

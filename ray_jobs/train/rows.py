@@ -1,12 +1,14 @@
 """The rows a version is trained and judged on, read from a pinned snapshot of the features."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, LessThanOrEqual, NotNull
 from pyiceberg.io.pyarrow import ArrowScan
 
@@ -38,12 +40,19 @@ def labelled(
     pipeline: Pipeline, as_of: datetime, start: datetime | None = None, end: datetime | None = None
 ) -> BooleanExpression:
     """Rows whose label was known by `as_of` and whose event time lies in [start, end)."""
-    found: BooleanExpression = And(NotNull(pipeline.label.name), LessThanOrEqual(LABEL_KNOWN_AT, as_of.isoformat()))
+    found: BooleanExpression = And(
+        NotNull(pipeline.label.name),  # type: ignore[call-arg,misc] # as in _test
+        _test(LessThanOrEqual, LABEL_KNOWN_AT, as_of),
+    )
     if start:
-        found = And(found, GreaterThanOrEqual(event_time_of(pipeline), start.isoformat()))
+        found = And(found, _test(GreaterThanOrEqual, event_time_of(pipeline), start))
     if end:
-        found = And(found, LessThan(event_time_of(pipeline), end.isoformat()))
+        found = And(found, _test(LessThan, event_time_of(pipeline), end))
     return found
+
+
+def _test(kind: Callable[..., BooleanExpression], column: str, moment: datetime) -> BooleanExpression:
+    return kind(column, moment.isoformat())  # as a callable: pyiceberg's __init__ is hidden behind pydantic's
 
 
 def read_rows(
@@ -83,31 +92,51 @@ class PrepareFile:
         self.event_time, self.label = names
         self.description = description.model_dump_json()
 
-    def __call__(self, group: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """A group of file paths in, one batch of matrices out."""
+    def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
+        """Groups of file paths in, a block of matrices for each out."""
         description = ModelDescription.model_validate_json(self.description)
         table = self.lake.catalog().load_table(self.lake.table(self.pipeline, "features"))
         columns = (*description.inputs, self.event_time, self.label)
         scan = table.scan(row_filter=self.row_filter, selected_fields=columns, snapshot_id=self.snapshot_id)
-        for number, paths in zip(group["group"], group["paths"], strict=True):
-            tasks = sorted(
-                (t for t in scan.plan_files() if t.file.file_path in set(paths)), key=lambda t: t.file.file_path
-            )
+        planned = sorted(scan.plan_files(), key=lambda task: task.file.file_path)
+        for group in groups.to_pylist():
+            tasks = [task for task in planned if task.file.file_path in set(group["paths"])]
             reader = ArrowScan(table.metadata, table.io, scan.projection(), self.row_filter, True, None)
             rows = pl.from_arrow(reader.to_table(tasks))
             assert isinstance(rows, pl.DataFrame)
-            yield self._matrices(rows, description, int(number))
+            yield self._matrices(rows, description, group["group"])
 
-    def _matrices(self, rows: pl.DataFrame, description: ModelDescription, number: int) -> dict[str, Any]:
+    def _matrices(self, rows: pl.DataFrame, description: ModelDescription, number: int) -> pa.Table:
         matrices = description.preprocessing.apply(rows)
         label = rows[self.label].cast(pl.Float64).to_numpy()
         target = (label - description.target_center) / description.target_scale
-        wide = {NUMBERS: matrices.numbers, CATEGORIES: matrices.categories}
-        return {name: matrix for name, matrix in wide.items() if matrix.shape[1]} | {
-            TARGET: target.astype(np.float32),
-            EVENT_TIME: rows[self.event_time].dt.epoch("us").to_numpy(),
-            POSITION: (np.int64(number) << 40) + np.arange(rows.height, dtype=np.int64),
+        columns = {
+            NUMBERS: _wide(matrices.numbers),
+            CATEGORIES: _wide(matrices.categories),
+            TARGET: pa.array(target.astype(np.float32)),
+            EVENT_TIME: pa.array(rows[self.event_time].dt.epoch("us").to_numpy()),
+            POSITION: pa.array((np.int64(number) << 40) + np.arange(rows.height, dtype=np.int64)),
         }
+        return pa.table({name: column for name, column in columns.items() if column is not None})
+
+
+def gather_blocks(blocks: list[pa.Table]) -> dict[str, NDArray[Any]]:
+    """The blocks' columns as one array each, in one order however they arrived: by event time, then file and row."""
+    table = pa.concat_tables(block for block in blocks if block.num_rows)
+    order = np.lexsort((table[POSITION].to_numpy(), table[EVENT_TIME].to_numpy()))
+    found = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        wide = pa.types.is_fixed_size_list(column.type)
+        values = column.values.to_numpy().reshape(-1, column.type.list_size) if wide else column.to_numpy()
+        found[name] = values[order]
+    return found
+
+
+def _wide(matrix: NDArray[Any]) -> pa.Array | None:
+    if not matrix.shape[1]:
+        return None
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
 
 
 def file_groups(

@@ -4,6 +4,7 @@ import contextvars
 import hashlib
 import importlib.metadata
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from s3fs import S3FileSystem
 
 from perennial.lakehouse import artifacts
-from perennial.lakehouse.lake import Lake
 from perennial.rules.features import input_names
 from perennial.rules.network import Architecture
 from perennial.rules.scoring import SCORE, ModelDescription, Scorer, golden_rows
@@ -29,9 +30,9 @@ from ray_jobs.train.rows import LABEL_KNOWN_AT, PrepareFile, event_time_of, file
 from ray_jobs.train.worker import train_worker
 
 logger = logging.getLogger(__name__)
-READER_CPUS = 0.25  # two readers and a worker beside a Serve replica fit two slots
+READERS, READER_CPUS = 2, 0.5  # both and a Serve replica fit two slots, and so do the worker and a replica
 REFERENCE_ROWS = 20_000
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 
 def train(request: TrainRequest) -> TrainedModel:
@@ -102,20 +103,13 @@ def _describe(pipeline: Pipeline, rows: pl.DataFrame) -> ModelDescription:
 def _fit_on_ray(
     request: TrainRequest, pipeline: Pipeline, description: ModelDescription, options: FitOptions, windows: Windows
 ) -> FitState:
-    import ray.data
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
+    # From where they are: the names in ray.train are typed as those of the API before this one.
+    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+    # An actor that asks for spot nodes about to go: a node that went is what `max_failures` is for.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     lake, run = request.lake, request.training_key
-    usable = labelled(pipeline, request.as_of, end=windows.holdout_start)
-    names = (event_time_of(pipeline), pipeline.label.name)
-    prepare = PrepareFile(lake, pipeline.name, request.features_snapshot_id, usable, names, description)
-    groups = file_groups(lake, pipeline.name, request.features_snapshot_id, usable, groups=2)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # they are drawn for a terminal that is not there
-    dataset = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
-        prepare, batch_size=None, batch_format="numpy", num_cpus=READER_CPUS
-    )
     plan = WorkerPlan(
         lake=lake,
         run=run,
@@ -126,7 +120,10 @@ def _fit_on_ray(
     )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"plan": plan.model_dump_json()},
+        train_loop_config={
+            "plan": plan.model_dump_json(),
+            "blocks": _prepare_blocks(request, pipeline, description, windows),
+        },
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": request.worker_cpus}),
         run_config=RunConfig(
             name=run,
@@ -138,24 +135,44 @@ def _fit_on_ray(
             worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}} if request.threads > 1 else None,
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
-        datasets={"train": dataset},
-        dataset_config=DataConfig(enable_shard_locality=False),
     )
-    with _telling(lake, run, logger.info):
+    with _telling(lake.files(), f"{runs_path(lake)}/{run}", logger.info):
         result = trainer.fit()
-    return read_checkpoint(lake, result.checkpoint.path)
+    assert result.checkpoint is not None, "a run that ends without an error has reported an epoch"
+    return read_checkpoint(lake.files(), result.checkpoint.path)
+
+
+def _prepare_blocks(
+    request: TrainRequest, pipeline: Pipeline, description: ModelDescription, windows: Windows
+) -> list[Any]:
+    """References to blocks of matrices in the object store, read by Ray Data from the snapshot's files.
+
+    Handed over as references: as the trainer's dataset they would take two more processes of two seconds each.
+    """
+    import ray.data
+
+    lake, snapshot_id = request.lake, request.features_snapshot_id
+    usable = labelled(pipeline, request.as_of, end=windows.holdout_start)
+    names = (event_time_of(pipeline), pipeline.label.name)
+    prepare: Any = PrepareFile(lake, pipeline.name, snapshot_id, usable, names, description)
+    groups = file_groups(lake, pipeline.name, snapshot_id, usable, groups=READERS)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # they are drawn for a terminal that is not there
+    blocks = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
+        prepare, batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS
+    )
+    return list(blocks.to_arrow_refs())
 
 
 @contextmanager
-def _telling(lake: Lake, run: str, tell: Callable[[str], Any]) -> Iterator[None]:
+def _telling(storage: S3FileSystem, run: str, tell: Callable[[str], Any]) -> Iterator[None]:
     """Tell of every epoch as its checkpoint appears: the workers' own output does not reach the driver's logger."""
-    over, told = threading.Event(), set(told_lines(lake, run))
+    over, told = threading.Event(), set(told_lines(storage, run))
 
     def watch() -> None:
         last = False
         while not last:
             last = over.wait(POLL_SECONDS)
-            for name, line in told_lines(lake, run).items():
+            for name, line in told_lines(storage, run).items():
                 if name not in told:
                     told.add(name)
                     tell(line)

@@ -1,10 +1,11 @@
-"""What runs in a training worker: rows from Ray Data into one matrix, the loop, a checkpoint after each epoch."""
+"""What runs in a training worker: Ray Data's blocks into one matrix, the loop, a checkpoint after each epoch."""
 
 import logging
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from perennial.lakehouse.artifacts import ArtifactRefused
 from perennial.rules.network import TabularNet
@@ -12,13 +13,14 @@ from perennial.rules.scoring import ModelDescription
 from ray_jobs.train.checkpoints import read_checkpoint, runs_path, storage_of, write_checkpoint
 from ray_jobs.train.fit import Batch, EpochReport, FitState, fit
 from ray_jobs.train.request import WorkerPlan
-from ray_jobs.train.rows import CATEGORIES, EVENT_TIME, NUMBERS, POSITION, TARGET
+from ray_jobs.train.rows import CATEGORIES, EVENT_TIME, NUMBERS, TARGET, gather_blocks
 
 logger = logging.getLogger(__name__)
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Train one model to its end, from the newest complete checkpoint where there is one."""
+    import ray
     import ray.train
     from ray.train.v2.api.report_config import CheckpointUploadMode
 
@@ -26,15 +28,18 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(plan.threads)  # Ray sets one thread per task, which halves torch on two cores
     torch.use_deterministic_algorithms(True)
     description = ModelDescription.model_validate_json(plan.description)
-    rows, times = _gather(ray.train.get_dataset_shard("train"), description)
-    validating = torch.from_numpy(times >= np.int64(plan.validation_start.timestamp() * 1_000_000))
+    columns = gather_blocks(ray.get(config["blocks"]))
+    rows = _batch(columns, description)
+    validating = torch.from_numpy(columns[EVENT_TIME] >= plan.validation_start_us)
     torch.manual_seed(plan.options.seed)
     net = TabularNet(description.preprocessing, description.architecture)
 
+    storage = storage_of(plan.lake)
+
     def keep(state: FitState, report: EpochReport) -> None:
-        name = write_checkpoint(plan.lake, plan.run, state, report)
         # Written by ourselves, manifest last, before Ray hears of it: what it knows is complete.
-        checkpoint = ray.train.Checkpoint(f"{runs_path(plan.lake)}/{plan.run}/{name}", storage_of(plan.lake))
+        where = write_checkpoint(storage.handler.fs, f"{runs_path(plan.lake)}/{plan.run}", state, report)
+        checkpoint = ray.train.Checkpoint(where, storage)
         ray.train.report(
             {"epoch": state.epoch, "validation_loss": report.validation_loss},
             checkpoint=checkpoint,
@@ -49,25 +54,15 @@ def _resume(plan: WorkerPlan, checkpoint: Any) -> FitState | None:
     if checkpoint is None:
         return None
     try:
-        return read_checkpoint(plan.lake, checkpoint.path)
+        return read_checkpoint(plan.lake.files(), checkpoint.path)
     except ArtifactRefused as error:
         logger.warning("training starts over: %s", error)
         return None
 
 
-def _gather(shard: Any, description: ModelDescription) -> tuple[Batch, np.ndarray[Any, np.dtype[np.int64]]]:
-    parts: dict[str, list[Any]] = {}
-    for batch in shard.iter_batches(batch_size=None, batch_format="numpy"):
-        for name, values in batch.items():
-            parts.setdefault(name, []).append(np.asarray(values))
-    columns = {name: np.concatenate(values) for name, values in parts.items()}
-    # One order, however Ray delivered the blocks: by event time, then file and row.
-    order = np.lexsort((columns[POSITION], columns[EVENT_TIME]))
-    width = description.preprocessing.number_width
-    categories = len(description.preprocessing.categories)
-    rows = len(order)
-    return Batch(
-        torch.from_numpy(columns.get(NUMBERS, np.empty((rows, width), np.float32))[order]),
-        torch.from_numpy(columns.get(CATEGORIES, np.empty((rows, categories), np.int64))[order]),
-        torch.from_numpy(columns[TARGET][order]),
-    ), columns[EVENT_TIME][order]
+def _batch(columns: dict[str, NDArray[Any]], description: ModelDescription) -> Batch:
+    rows = len(columns[TARGET])
+    preprocessing = description.preprocessing
+    numbers = columns.get(NUMBERS, np.empty((rows, preprocessing.number_width), np.float32))
+    categories = columns.get(CATEGORIES, np.empty((rows, len(preprocessing.categories)), np.int64))
+    return Batch(torch.from_numpy(numbers), torch.from_numpy(categories), torch.from_numpy(columns[TARGET]))

@@ -23,7 +23,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     settings = stack_settings(tmp_path_factory.mktemp("deploy") / "home")
     try:
         up(settings, ["prefect"])
-        PrefectApi(settings).call("POST", "/work_pools/", {"name": WORK_POOL, "type": "process", "base_job_template": {}})
+        PrefectApi(settings).call(
+            "POST", "/work_pools/", {"name": WORK_POOL, "type": "process", "base_job_template": {}}
+        )
         deploy(settings)
         yield settings
     finally:

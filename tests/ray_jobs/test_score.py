@@ -13,7 +13,17 @@ from perennial.lakehouse.registry import ModelVersion
 from perennial.spec import Pipeline
 from ray_jobs.drift.window import read_answers
 from ray_jobs.score import Scored, ScoreRequest, score
-from tests.ray_jobs.drift.world import JULY, JUNE, MAY, inputs_of, land_rides, load_rides, register, rides, write_pipeline
+from tests.ray_jobs.drift.world import (
+    JULY,
+    JUNE,
+    MAY,
+    inputs_of,
+    land_rides,
+    load_rides,
+    register,
+    rides,
+    write_pipeline,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_head")
 
@@ -30,19 +40,23 @@ def city(lake: Lake, folder: Path) -> tuple[Pipeline, ModelVersion]:
     return pipeline, register(lake, pipeline)
 
 
-def scored(lake: Lake, folder: Path, block_rows: int = 300) -> Scored:
+def scored(lake: Lake, folder: Path, block_rows: int = 500) -> Scored:
     place = {"lake": lake, "pipelines": folder, "pipeline": "rides"}
     return score(ScoreRequest(**place, version=1, start=MAY, end=JUNE, as_of=JULY, block_rows=block_rows))
 
 
-def test_a_window_is_scored_as_the_model_scores_it(lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]) -> None:
+def test_a_window_is_scored_as_the_model_scores_it(
+    lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]
+) -> None:
     pipeline, version = city
     assert scored(lake, folder) == Scored(rows=1_000, already=False)
     answers = read_answers(lake, pipeline, MAY, JUNE, role="batch").sort("ride")
     scorer = load_scorer(lake, "rides", version.artifact_id, version.manifest_sha256)
     expected = inputs_of(pipeline, rides(MAY, 1_000))
     assert np.allclose(answers["score"], scorer.score(expected), atol=1e-9)
-    assert answers.select("distance_km", "stops").equals(expected.select("distance_km", pl.col("stops").cast(pl.Float64)))
+    assert answers.select("distance_km", "stops").equals(
+        expected.select("distance_km", pl.col("stops").cast(pl.Float64))
+    )
     assert answers["version"].unique().to_list() == [1]
 
 

@@ -82,7 +82,11 @@ def test_drifted_inputs_do_not_matter_while_performance_keeps_the_promise() -> N
 @pytest.mark.parametrize(
     ("drift", "verdict", "reason"),
     [
-        ({"wind": 0.3, "hour": 0.2, "origin": 0.02}, "retrain", "2 of 3 drifted by 0.1 and more than chance .wind 0.30, hour 0.20"),
+        (
+            {"wind": 0.3, "hour": 0.2, "origin": 0.02},
+            "retrain",
+            "2 of 3 drifted by 0.1 and more than chance .wind 0.30, hour 0.20",
+        ),
         ({"wind": 0.3, "hour": 0.02, "origin": 0.02}, "hold", "1 of 3 drifted"),
         ({"wind": 0.01, "hour": 0.02, "origin": 0.02}, "hold", "0 of 3 drifted"),
     ],

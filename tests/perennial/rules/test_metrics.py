@@ -53,7 +53,7 @@ def test_labels_and_scores_of_different_lengths_are_refused() -> None:
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'f2'.*roc_auc"):
+    with pytest.raises(ValueError, match=r"'f2'.*roc_auc"):
         evaluate("f2", [0, 1], [0, 1])
 
 

@@ -54,7 +54,7 @@ def test_a_month_with_labels_of_one_class_has_no_figure_and_no_weight() -> None:
 
 
 def test_a_month_is_that_of_the_declared_zone() -> None:
-    late_evening = pl.DataFrame(
-        {"label": [1.0], "served": [0.5], "baseline": [0.5], "version": [1]}
-    ).with_columns(event_time=pl.Series([datetime(2013, 5, 1, 2, tzinfo=UTC)]))
+    late_evening = pl.DataFrame({"label": [1.0], "served": [0.5], "baseline": [0.5], "version": [1]}).with_columns(
+        event_time=pl.Series([datetime(2013, 5, 1, 2, tzinfo=UTC)])
+    )
     assert compare_months(late_evening, "flights", "rmse", 1, "America/New_York").months[0].month == "2013-04"

@@ -11,7 +11,17 @@ import pytest
 from perennial.lakehouse.lake import Lake
 from perennial.spec import Pipeline
 from ray_jobs.drift.compare import Compared, CompareRequest, compare
-from tests.ray_jobs.drift.world import JULY, JUNE, MAY, answer, drawn_scores, land_outcomes, load_rides, rides, write_pipeline
+from tests.ray_jobs.drift.world import (
+    JULY,
+    JUNE,
+    MAY,
+    answer,
+    drawn_scores,
+    land_outcomes,
+    load_rides,
+    rides,
+    write_pipeline,
+)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from perennial.spec import Pipeline, load_pipeline
 
 MAY, JUNE, JULY = (datetime(2024, month, 1, tzinfo=UTC) for month in (5, 6, 7))
 NOISE = 0.35  # between score and label: how good the model is
-FILE = '''
+FILE = """
 import pandera.polars as pa
 import polars as pl
 
@@ -78,14 +78,16 @@ pipeline = Pipeline(
     model=TabularModel("TASK", hidden=(8,)),
     monitoring=Monitoring(minimum_rows=300, sample_rows=600),
 )
-'''
+"""
 LABELS = {"binary": 'pl.col("delay") > 0.5', "regression": 'pl.col("delay")'}
 
 
 def write_pipeline(folder: Path, task: str = "binary") -> Path:
     """The folder with the file of the pipeline `rides`."""
     folder.mkdir(exist_ok=True)
-    (folder / "rides.py").write_text(FILE.replace("LABEL)", LABELS[task] + ")").replace("LABEL,", LABELS[task] + ",").replace("TASK", task))
+    (folder / "rides.py").write_text(
+        FILE.replace("LABEL)", LABELS[task] + ")").replace("LABEL,", LABELS[task] + ",").replace("TASK", task)
+    )
     return folder
 
 
@@ -107,7 +109,12 @@ def land(lake: Lake, pipeline: Pipeline, source: str, rows: pl.DataFrame, known_
     schema = raw_schema(pipeline.source(source))
     table = rows.with_columns(_known_at=known_at.cast(pl.Datetime("us", "UTC"))).to_arrow()
     ensure_table(lake, raw_table(lake, pipeline.name, source), schema)
-    append_once(lake, raw_table(lake, pipeline.name, source), table, f"{source}/{rows['ride'][0] if 'ride' in rows.columns else 0}")
+    append_once(
+        lake,
+        raw_table(lake, pipeline.name, source),
+        table,
+        f"{source}/{rows['ride'][0] if 'ride' in rows.columns else 0}",
+    )
 
 
 def land_rides(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame) -> None:
@@ -149,8 +156,21 @@ def register(lake: Lake, pipeline: Pipeline, seed: int = 1) -> ModelVersion:
         REFERENCE: dump_parquet(rows.with_columns(score=drawn_scores(rows.height))),
     }
     name = f"seed-{seed}"
-    facts = {"training_key": name, "artifact_id": name, "row_hash": "", "contract_hash": "", "feature_code_hash": "", "lock_hash": ""}
-    counts = {"training_rows": rows.height, "validation_rows": 0, "holdout_rows": 0, "features_snapshot_id": 1, "seed": seed}
+    facts = {
+        "training_key": name,
+        "artifact_id": name,
+        "row_hash": "",
+        "contract_hash": "",
+        "feature_code_hash": "",
+        "lock_hash": "",
+    }
+    counts = {
+        "training_rows": rows.height,
+        "validation_rows": 0,
+        "holdout_rows": 0,
+        "features_snapshot_id": 1,
+        "seed": seed,
+    }
     times = dict.fromkeys(["as_of", "train_start", "holdout_start", "holdout_end", "created_at"], MAY)
     version = ModelVersion(
         pipeline=pipeline.name,
@@ -170,7 +190,13 @@ def serve(lake: Lake, version: ModelVersion, as_of: datetime = MAY) -> ModelVers
     standing = champion_stage(lake, version.pipeline)
     generation = standing.generation if standing else 0
     make_champion(
-        lake, version.pipeline, version.version, expected_generation=generation, as_of=as_of, reason="a test", decision_id=f"d{generation}"
+        lake,
+        version.pipeline,
+        version.version,
+        expected_generation=generation,
+        as_of=as_of,
+        reason="a test",
+        decision_id=f"d{generation}",
     )
     return version
 
@@ -214,7 +240,9 @@ def answer(
     )
     identifier = lake.table(pipeline.name, "predictions")
     ensure_table(lake, identifier, schema)
-    append_once(lake, identifier, answered.select(schema.names).to_arrow().cast(schema), f"{role}/{version}/{rows['ride'][0]}")
+    append_once(
+        lake, identifier, answered.select(schema.names).to_arrow().cast(schema), f"{role}/{version}/{rows['ride'][0]}"
+    )
 
 
 def answered_window(

@@ -1,0 +1,108 @@
+"""The flow against a real Prefect server and a real lake: rows first, then the bell."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.monitor import monitor
+from flows.settings import Settings
+from perennial.lakehouse.decisions import claim_decision, read_decisions
+from perennial.lakehouse.lake import Lake
+from tests.ray_jobs.drift.world import JULY, JUNE, MAY, answered_window, load_rides, register, write_pipeline
+
+EVENT = "perennial.drift.detected"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def settings(lake: Lake, tmp_path: Path, ray_head: str) -> Settings:
+    return Settings(
+        environment=lake.environment,
+        home=tmp_path,
+        pipelines_dir=write_pipeline(tmp_path / "pipelines"),
+        s3_endpoint=lake.s3_endpoint,
+        bucket=lake.bucket,
+        secrets_dir=lake.secrets_dir,
+        catalog_uri=lake.catalog_uri,
+        ray_address=ray_head,
+        ray_token_secret=None,
+    )
+
+
+def watch_may(settings: Settings) -> str:
+    return monitor("rides", start=MAY, end=JUNE, as_of=JUNE, settings=settings)
+
+
+def watch_june(settings: Settings) -> str:
+    return monitor("rides", start=JUNE, end=JULY, as_of=JULY, settings=settings)
+
+
+def served_badly(settings: Settings) -> None:
+    pipeline = load_rides(settings.pipelines_dir)
+    answered_window(settings.lake, pipeline, register(settings.lake, pipeline).version, noise=1.0)
+
+
+def verdicts(lake: Lake) -> pl.DataFrame:
+    return read_decisions(lake, "rides").filter(kind="monitor")
+
+
+def bells(decision_id: str, at_least: int = 0) -> list[dict[str, Any]]:
+    """The events of a decision, once so many have arrived: the server stores them a moment after it has them."""
+    wanted = {"event": {"name": [EVENT]}, "resource": {"labels": {"perennial.decision": decision_id}}}
+    with get_client(sync_client=True) as client:
+        for _ in range(2_000):
+            found = client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
+            if len(found) >= at_least:
+                return list(found)
+    raise AssertionError(f"{len(found)} events of {decision_id} where {at_least} were expected")
+
+
+def test_the_bell_rings_after_the_verdict_is_a_row_and_until_it_is_claimed(settings: Settings) -> None:
+    served_badly(settings)
+    assert watch_may(settings) == "retrain"
+    row = verdicts(settings.lake).row(0, named=True)
+    (bell,) = bells(row["decision_id"], at_least=1)
+    assert datetime.fromisoformat(bell["occurred"]) > row["recorded_at"]
+    assert bell["payload"]["decision_id"] == row["decision_id"]
+    assert bell["payload"]["pipeline"] == "rides"
+    assert bell["payload"]["reason"] == row["reason"]
+
+    assert watch_may(settings) == "retrain"  # nobody came: ring again, decide nothing anew
+    assert len(bells(row["decision_id"], at_least=2)) == 2
+    assert verdicts(settings.lake).height == 1
+
+    claim_decision(settings.lake, row["decision_id"], "a retrain run", JUNE)
+    assert watch_may(settings) == "retrain"
+    assert len(bells(row["decision_id"], at_least=2)) == 2
+    assert verdicts(settings.lake).height == 1
+
+
+def test_a_window_as_promised_is_one_quiet_row_and_a_report(settings: Settings) -> None:
+    pipeline = load_rides(settings.pipelines_dir)
+    answered_window(settings.lake, pipeline, register(settings.lake, pipeline).version, start=JUNE)
+    assert watch_june(settings) == "hold"
+    assert watch_june(settings) == "hold"
+    row = verdicts(settings.lake).row(0, named=True)
+    assert verdicts(settings.lake).height == 1
+    assert bells(row["decision_id"]) == []
+    with get_client(sync_client=True) as client:
+        shown = client.request("POST", "/artifacts/latest/filter", json={"sort": "KEY_ASC"}).json()
+    text = {artifact["key"]: str(artifact["data"]) for artifact in shown}
+    assert "Hold" in text["monitor-rides"]
+    assert "/rides/monitor/20240601-20240701-v1-" in text["report-rides"]
+
+
+def test_nothing_is_decided_while_nothing_serves(settings: Settings) -> None:
+    assert watch_may(settings) == "hold"
+    assert verdicts(settings.lake).is_empty()

@@ -1,0 +1,80 @@
+"""Train and promote as flows, against a real Prefect, Ray, S3 and catalog: every rerun finds what is there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.promote import promote
+from flows.settings import Settings
+from flows.train import train
+from perennial.lakehouse import artifacts
+from perennial.lakehouse.artifacts import read_artifact_file, write_artifact
+from perennial.lakehouse.decisions import read_decisions
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.registry import ModelVersion, NoSuchVersion, read_version, read_versions, register_version
+from perennial.lakehouse.stages import make_champion, stage_history
+from perennial.rules.scoring import golden_rows
+from tasks.training import NoFeatures
+from tests.ray_jobs.train.world import AS_OF, fill_features, rows, write_rides
+
+
+@pytest.fixture
+def pipelines(tmp_path: Path) -> Path:
+    return write_rides(tmp_path / "pipelines")
+
+
+def turned_around(lake: Lake, version: ModelVersion) -> ModelVersion:
+    """A version that calls late what is early, well made otherwise."""
+    read = {
+        name: read_artifact_file(lake, "rides", version.artifact_id, version.manifest_sha256, name)
+        for name in (artifacts.MODEL, artifacts.WEIGHTS, artifacts.METRICS)
+    }
+    weights = artifacts.load_tensors(read[artifacts.WEIGHTS])
+    weights |= {name: -value for name, value in weights.items() if name.startswith("head.")}
+    read[artifacts.WEIGHTS] = artifacts.dump_tensors(weights)
+    scorer = artifacts.build_scorer("here", read[artifacts.MODEL], read[artifacts.WEIGHTS])
+    read[artifacts.GOLDEN] = artifacts.dump_parquet(golden_rows(rows(500), scorer))
+    checksum = write_artifact(lake, "rides", "turned", read)
+    update = {"training_key": "turned", "artifact_id": "turned", "manifest_sha256": checksum}
+    return register_version(lake, version.model_copy(update=update))
+
+
+@pytest.mark.timeout(400)
+def test_a_version_is_trained_once_and_promoted_on_evidence(settings: Settings, lake: Lake) -> None:
+    torch.set_num_threads(1)
+    snapshot = fill_features(lake)
+    number = train("rides", as_of=AS_OF, reason="the first", settings=settings)
+    version = read_version(lake, "rides", number)
+    assert (number, version.reason, version.features_snapshot_id) == (1, "the first", snapshot)
+    refs = lake.catalog().load_table(lake.table("rides", "features")).metadata.refs
+    assert refs["version-1"].snapshot_id == snapshot
+
+    assert train("rides", as_of=AS_OF, settings=settings) == 1
+    assert len(read_versions(lake, "rides")) == 1
+
+    assert promote("rides", 1, as_of=AS_OF, settings=settings) == "promote"
+    assert promote("rides", 1, as_of=AS_OF, settings=settings) == "promote"
+    decision = read_decisions(lake, "rides").row(0, named=True)
+    assert read_decisions(lake, "rides").height == 1
+    assert (decision["kind"], decision["verdict"]) == ("promotion", "promote")
+    assert json.loads(decision["evidence"])["challenger"] > 0.7
+
+    make_champion(lake, "rides", 1, expected_generation=0, as_of=AS_OF, reason="better", decision_id="one")
+    worse = turned_around(lake, version)
+    assert promote("rides", worse.version, as_of=AS_OF, settings=settings) == "reject"
+    assert stage_history(lake, "rides")["stage"].to_list() == ["challenger", "champion", "rejected"]
+
+    equal = register_version(lake, version.model_copy(update={"training_key": "equal"}))
+    assert promote("rides", equal.version, as_of=AS_OF, settings=settings) == "promote"  # no gain is asked for
+
+
+def test_training_without_features_says_what_to_run(settings: Settings) -> None:
+    with pytest.raises(NoFeatures, match="build_features"):
+        train("rides", as_of=AS_OF, settings=settings)
+
+
+def test_a_version_that_does_not_exist_is_not_judged(settings: Settings) -> None:
+    with pytest.raises(NoSuchVersion, match="no version 7"):
+        promote("rides", 7, as_of=AS_OF, settings=settings)

@@ -1,0 +1,105 @@
+"""Training as it runs: Ray Train and Ray Data on a real head, files on a real S3 server."""
+
+import secrets
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from perennial.lakehouse.artifacts import WEIGHTS, load_scorer, read_artifact_file, read_reference
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.secrets import SecretRef
+from ray_jobs.train.checkpoints import runs_path
+from ray_jobs.train.request import TrainedModel, TrainRequest
+from ray_jobs.train.train import train
+from tests.conftest import S3
+from tests.ray_jobs.train.world import AS_OF, INPUTS, LATE_LABELS, fill_features, write_rides
+
+ROWS = 3_000
+
+
+@pytest.fixture(scope="module")
+def request_(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> TrainRequest:
+    home = tmp_path_factory.mktemp("train")
+    lake = Lake(
+        environment=f"t{secrets.token_hex(6)}",
+        catalog_uri=f"sqlite:///{home}/catalog.db",
+        s3_endpoint=s3.endpoint,
+        bucket="lake",
+        s3_access_key=SecretRef(name="s3_access_key"),
+        s3_secret_key=SecretRef(name="s3_secret_key"),
+        secrets_dir=s3.secrets_dir,
+    )
+    snapshot = fill_features(lake, ROWS)
+    return TrainRequest(
+        lake=lake,
+        pipeline="rides",
+        pipelines=write_rides(home / "pipelines"),
+        training_key="first",
+        features_snapshot_id=snapshot,
+        as_of=AS_OF,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(ray_head: str, request_: TrainRequest) -> TrainedModel:
+    return train(request_)
+
+
+def weights(request: TrainRequest, model: TrainedModel) -> bytes:
+    return read_artifact_file(request.lake, "rides", model.artifact_id, model.manifest_sha256, WEIGHTS)
+
+
+def test_the_model_beats_a_constant_on_rows_it_has_not_seen(trained: TrainedModel) -> None:
+    assert trained.metrics["roc_auc"]["low"] > 0.7
+    assert trained.metrics["log_loss"]["value"] < trained.metrics["log_loss"]["constant"]
+
+
+def test_rows_whose_label_came_too_late_are_neither_trained_nor_judged_on(trained: TrainedModel) -> None:
+    assert trained.training_rows + trained.validation_rows + trained.holdout_rows == ROWS - LATE_LABELS
+
+
+def test_the_holdout_is_newer_than_all_that_was_learned_from(trained: TrainedModel) -> None:
+    windows = trained.windows
+    assert windows.train_start < windows.validation_start < windows.holdout_start < windows.holdout_end
+    assert trained.holdout_rows == pytest.approx(ROWS * 5 / 30, rel=0.05)
+
+
+def test_the_stored_model_scores_rows_with_gaps_and_unseen_values(
+    request_: TrainRequest, trained: TrainedModel
+) -> None:
+    scorer = load_scorer(request_.lake, "rides", trained.artifact_id, trained.manifest_sha256)
+    odd = pl.DataFrame({"distance_km": [None, 1e9], "rain": [True, False], "city": ["Atlantis", None]})
+    assert ((scorer.score(odd) > 0) & (scorer.score(odd) < 1)).all()
+    assert scorer.inputs == INPUTS
+
+
+def test_the_reference_sample_is_of_the_training_window(request_: TrainRequest, trained: TrainedModel) -> None:
+    sample = read_reference(request_.lake, "rides", trained.artifact_id, trained.manifest_sha256)
+    assert sample.columns == ["started_at", *INPUTS, "late", "score"]
+    assert sample["started_at"].to_list() == sorted(sample["started_at"])
+    assert sample["started_at"][-1] < trained.windows.holdout_start
+
+
+def test_another_run_gives_the_same_weights_bit_for_bit(request_: TrainRequest, trained: TrainedModel) -> None:
+    again = train(request_.model_copy(update={"training_key": "second"}))
+    assert weights(request_, again) == weights(request_, trained)
+    assert again.row_hash == trained.row_hash
+
+
+def test_a_new_driver_goes_on_from_the_last_checkpoint(request_: TrainRequest, trained: TrainedModel) -> None:
+    def checkpoints() -> list[str]:
+        return sorted(request_.lake.files().glob(f"{runs_path(request_.lake)}/first/epoch-*"))
+
+    before = checkpoints()
+    again = train(request_)
+    assert checkpoints() == before  # no epoch was left to train
+    assert weights(request_, again) == weights(request_, trained)
+
+
+def test_no_secret_is_among_the_run_s_files(request_: TrainRequest, trained: TrainedModel, s3: S3) -> None:
+    known = [path.read_text() for path in s3.secrets_dir.iterdir()]
+    folder = Path(s3.folder) / runs_path(request_.lake)
+    stored = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert stored
+    assert not [secret for secret in known if secret.encode() in stored]
