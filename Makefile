@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy demo test lint clean
+.PHONY: help setup lock up down status deploy land run demo test lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 # For another build: make setup TORCH_PIP_ARGS="--index-url <torch's own index for that build>"
 TORCH := torch==2.13.0
 TORCH_PIP_ARGS ?=
-# Months that the demo replays after the first three; empty: as many as fit its time.
+# The last month of 2013 that the demo replays, 12 for the whole year; empty: as far as fits its time.
 MONTHS ?=
 
 help: ## List the targets
@@ -53,6 +53,12 @@ status: setup ## Say how each part of the stack is
 
 deploy: setup ## Upsert every deployment, schedule and automation on the running stack
 	@$(STACK) run -- prefect --no-prompt deploy --all
+
+land: setup ## Put a file where a source looks: FILE=sales.csv TO=houses/sales.csv
+	@$(STACK) run -- $(abspath $(BIN))/python -m deployments.land "$(FILE)" "$(TO)"
+
+run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1]
+	@$(STACK) run -- prefect deployment run "$(subst _,-,$(FLOW))/$(FLOW)" --param pipeline=$(PIPELINE) $(if $(VERSION),--param version=$(VERSION)) --watch
 
 demo: setup ## The whole loop on real data (MONTHS=12 for the whole year); the stack stays up
 	@$(BIN)/python -m deployments.demo $(if $(MONTHS),--months $(MONTHS))

@@ -64,6 +64,11 @@ def connect(compute: Compute) -> None:
             logging_level=logging.WARNING,
             configure_logging=False,
         )
+        from ray.data import DataContext
+
+        # Ray Data's bars and plans are for terminals; a run's log has one line per event that matters
+        DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def _authenticate(compute: Compute) -> None:

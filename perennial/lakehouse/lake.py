@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.io.pyarrow import PyArrowFileIO
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from perennial.lakehouse.secrets import SecretRef, open_secret
 
@@ -47,11 +48,12 @@ class OneRequestFileIO(PyArrowFileIO):
         if not path.startswith("s3://"):
             super().delete(path)
             return
-        _deleting_files(
+        _s3fs_files(
             self.properties.get("s3.access-key-id"),
             self.properties.get("s3.secret-access-key"),
             self.properties.get("s3.endpoint"),
             self.properties.get("s3.region", "us-east-1"),
+            os.getpid(),
         ).rm_file(path)
 
 
@@ -85,20 +87,12 @@ class Lake(BaseModel, frozen=True):
     def catalog(self) -> Catalog:
         """The catalog, opened with values only: pyiceberg would otherwise read the environment at import."""
         _prepare_environment(self)
-        return _catalog(self.model_dump_json())
+        with _CATALOG_LOCK:  # the first one makes the catalog's tables
+            return _catalog(self.model_dump_json())
 
     def files(self) -> s3fs.S3FileSystem:
-        """A file system of its own for sources, artifacts and reports; never reused, never with stale listings."""
-        key, secret = self._keys()
-        return s3fs.S3FileSystem(
-            key=key,
-            secret=secret,
-            endpoint_url=self.s3_endpoint,
-            client_kwargs={"region_name": self.s3_region},
-            config_kwargs={"retries": {"max_attempts": S3_ATTEMPTS, "mode": "standard"}},
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
+        """The file system for sources, artifacts and reports: one per process, never with stale listings."""
+        return _s3fs_files(*self._keys(), self.s3_endpoint, self.s3_region, os.getpid())
 
     def arrow_files(self) -> S3FileSystem:
         """pyarrow's file system on the same bucket: for table data and whatever Ray reads and writes."""
@@ -137,6 +131,7 @@ class Lake(BaseModel, frozen=True):
 
 _S3_FILES: dict[tuple[str | None, str | None, str | None, str], S3FileSystem] = {}
 _S3_FILES_LOCK = Lock()
+_CATALOG_LOCK = Lock()
 
 
 def _s3_files(key: str | None, secret: str | None, endpoint: str | None, region: str) -> S3FileSystem:
@@ -157,13 +152,15 @@ def _s3_files(key: str | None, secret: str | None, endpoint: str | None, region:
 
 
 @lru_cache(maxsize=8)
-def _deleting_files(key: str | None, secret: str | None, endpoint: str | None, region: str) -> s3fs.S3FileSystem:
-    # It lists nothing, so it may be kept: making a client costs a third of a second.
+def _s3fs_files(key: str | None, secret: str | None, endpoint: str | None, region: str, pid: int) -> s3fs.S3FileSystem:
+    # Making a client costs up to 0.8 s, of which an ingest would make ten. The process is part of the key because a
+    # client does not survive a fork; listings are never cached, because stale ones hide files that have arrived.
     return s3fs.S3FileSystem(
         key=key,
         secret=secret,
         endpoint_url=endpoint,
         client_kwargs={"region_name": region},
+        config_kwargs={"retries": {"max_attempts": S3_ATTEMPTS, "mode": "standard"}},
         use_listings_cache=False,
         skip_instance_cache=True,
     )
@@ -179,7 +176,12 @@ def _catalog(lake: str) -> Catalog:
         with closing(sqlite3.connect(path, timeout=SQLITE_BUSY_SECONDS)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers beside one writer; the file remembers it
         settings["uri"] = f"{value.catalog_uri}?timeout={SQLITE_BUSY_SECONDS}"
-    return load_catalog("perennial", **settings)
+    try:
+        return load_catalog("perennial", **settings)
+    except (OperationalError, ProgrammingError, IntegrityError) as error:
+        if "already exists" not in str(error):
+            raise
+        return load_catalog("perennial", **settings)  # another process made the catalog's tables meanwhile
 
 
 def _prepare_environment(lake: Lake) -> None:

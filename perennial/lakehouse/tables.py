@@ -11,6 +11,7 @@ from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
+from sqlalchemy.exc import IntegrityError
 
 from perennial.lakehouse.lake import Lake
 
@@ -46,7 +47,10 @@ def ensure_table(
     try:
         table = catalog.load_table(identifier)
     except NoSuchTableError:
-        catalog.create_namespace_if_not_exists(identifier[0])
+        try:
+            catalog.create_namespace_if_not_exists(identifier[0])
+        except IntegrityError:
+            pass  # another run made it meanwhile: pyiceberg asks first and then inserts
         try:
             return catalog.create_table(identifier, schema=schema, properties={**PROPERTIES, **(properties or {})})
         except TableAlreadyExistsError:  # another run made it meanwhile

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from perennial.rules.joins import MOMENT, join_known, joined_columns
 from perennial.spec.load import contract_columns
@@ -73,6 +74,10 @@ def compute_features(pipeline: Pipeline, rows: pl.DataFrame, tables: dict[str, p
             joined = join_known(joined, tables[join.source], join.columns, join.source, time, tolerance)
     typed = joined.lazy().select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     inputs = _inputs(pipeline, typed).collect()
+    # one type per kind, the widest: what Iceberg keeps comes back as it went, and 8 bits do not overflow in a later sum
+    inputs = inputs.cast(
+        {cs.integer(): pl.Int64, cs.float(): pl.Float64, cs.by_dtype(pl.Categorical, pl.Enum): pl.String}
+    )
     if len(inputs) != len(rows):
         raise FeatureMistake(f"features() made {len(inputs)} rows of {len(rows)}; it must keep every row.", "features")
     kept = [*entity.key, *([entity.event_time] if entity.event_time else []), MOMENT]

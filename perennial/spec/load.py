@@ -11,10 +11,14 @@ from types import ModuleType
 import polars as pl
 
 from perennial.spec.pipeline import SCHEDULABLE, Pipeline
-from perennial.spec.sources import AsOf, Files
+from perennial.spec.sources import AsOf, Files, Label
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # lowest and highest number of each field
+_CRON_PART = r"(\*|\d+(-\d+)?|[A-Za-z]{3}(-[A-Za-z]{3})?)(/[1-9]\d*)?"
+_CRON_FIELD = re.compile(f"{_CRON_PART}(,{_CRON_PART})*")
+_MISSING = re.compile(r'unable to find column "([^"]+)"')  # Polars's words for a column that is not there
 
 
 class PipelineError(ValueError):
@@ -39,9 +43,10 @@ def load_pipeline(name: str, folder: Path = DEFAULT_FOLDER) -> Pipeline:
         )
     pipeline = getattr(_run(path), "pipeline", None)
     if not isinstance(pipeline, Pipeline):
-        raise PipelineError(f"{path}: no `pipeline = Pipeline(...)` at the top level.")
+        raise _at(path, "no `pipeline = Pipeline(...)` at the top level.", "pipeline")
     if pipeline.name != name:
-        raise _at(path, f"the pipeline is called {pipeline.name!r}; name it {name!r}, as its file.", pipeline.name)
+        message = f"the pipeline is called {pipeline.name!r}; name it {name!r}, as its file."
+        raise _at(path, message, "Pipeline()", pipeline.name)
     _check(path, pipeline)
     return pipeline
 
@@ -56,8 +61,7 @@ def _run(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+        line = error.lineno if isinstance(error, SyntaxError) else _line_reached(path, error)
         raise PipelineError(f"{path}:{line or 1}: {type(error).__name__}: {error}") from error
     return module
 
@@ -71,12 +75,21 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     for source in sources.values():
         _check_source(path, source)
     if not pipeline.entity and len(sources) > 1:
-        raise _at(path, f"say which source's rows are predicted for: entity= one of {list(sources)}.", "pipeline")
-    for name, word in ((pipeline.entity or pipeline.sources[0].name, "entity"), (pipeline.label.source, "label")):
+        raise _at(path, f"say which source's rows are predicted for: entity= one of {list(sources)}.", "Pipeline()")
+    if not isinstance(pipeline.label, Label):
+        raise _at(path, f"label must be Label(name, expression), it is {pipeline.label!r}.", "Pipeline()", "label")
+    for name, word in ((pipeline.entity, "entity"), (pipeline.label.source, "label")):
         if name and name not in sources:
-            raise _at(
-                path, f"{word} names the source {name!r}, which is not declared; there are {list(sources)}.", name
-            )
+            message = f"{word} names the source {name!r}, which is not declared; there are {list(sources)}."
+            raise _at(path, message, "Pipeline()", word, name)
+    entity = pipeline.entity_source
+    if entity.event_time is None:
+        raise _at(
+            path,
+            f"source {entity.name!r} has no event_time, and its rows are predicted for: name the column of the instant "
+            "a row tells of, by which training, judgement and windows go.",
+            f"Files({entity.name})",
+        )
     _check_joins(path, pipeline, sources)
     _check_label(path, pipeline)
     _check_schedules(path, pipeline)
@@ -84,46 +97,49 @@ def _check(path: Path, pipeline: Pipeline) -> None:
 
 
 def _check_source(path: Path, source: Files) -> None:
+    here, contract = f"Files({source.name})", source.contract.__name__
     columns = contract_columns(source)
     if not _NAME.fullmatch(source.name):
-        raise _at(path, f"source name {source.name!r} must match [a-z][a-z0-9_]*.", source.name)
+        raise _at(path, f"source name {source.name!r} must match [a-z][a-z0-9_]*.", here, source.name)
     for column in columns:
         if column.startswith("_"):
-            raise _at(path, f"column {column!r} of {source.name}: names that begin with _ are Perennial's own.", column)
+            message = f"column {column!r} of {source.name}: names that begin with _ are Perennial's own."
+            raise _at(path, message, contract, column)
     if not source.key:
-        raise _at(path, f"source {source.name!r} has no key: name the columns that make a row unique.", source.name)
+        message = f"source {source.name!r} has no key: name the columns that make a row unique."
+        raise _at(path, message, here, "key")
     wanted = {"key": list(source.key), "event_time": [source.event_time] if source.event_time else []}
     wanted["known"] = [source.known.column] if source.known else []
     for word, names in wanted.items():
         for column in names:
             if column not in columns:
-                raise _at(path, _unknown(f"{word} of source {source.name!r}", column, list(columns)), column)
+                where = f"{word} of source {source.name!r}"
+                raise _at(path, _unknown(where, column, list(columns)), here, word, column)
     for column in wanted["event_time"] + wanted["known"]:
         if columns[column] != pl.Datetime("us", "UTC"):
-            raise _at(path, f"{column!r} of {source.name!r} must be UtcMicroseconds, it is {columns[column]}.", column)
+            message = f"{column!r} of {source.name!r} must be UtcMicroseconds, it is {columns[column]}."
+            raise _at(path, message, contract, column)
     if not 0 <= source.error_budget_share <= 1:
-        raise _at(path, f"error_budget_share {source.error_budget_share} must lie in [0, 1].", "error_budget_share")
+        message = f"error_budget_share {source.error_budget_share} must lie in [0, 1]."
+        raise _at(path, message, here, "error_budget_share")
 
 
 def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Files]) -> None:
     entity = contract_columns(pipeline.entity_source)
     for join in pipeline.joins:
+        here = f"{type(join).__name__}({join.source})"
         if join.source not in sources:
-            raise _at(
-                path, f"a join names the source {join.source!r}, not declared; there are {list(sources)}.", join.source
-            )
+            message = f"a join names the source {join.source!r}, which is not declared; there are {list(sources)}."
+            raise _at(path, message, here)
         if isinstance(join, AsOf) and sources[join.source].event_time is None:
-            raise _at(path, f"AsOf({join.source!r}) needs a source with an event_time; use Lookup.", join.source)
+            raise _at(path, f"AsOf({join.source!r}) needs a source with an event_time; use Lookup.", here)
         theirs = contract_columns(sources[join.source])
         for left, right in join.columns.items():
             if left not in entity:
-                raise _at(
-                    path,
-                    _unknown(f"join with {join.source!r}, side of {pipeline.entity_source.name!r}", left, list(entity)),
-                    left,
-                )
+                where = f"join with {join.source!r}, side of {pipeline.entity_source.name!r}"
+                raise _at(path, _unknown(where, left, list(entity)), here, left)
             if right not in theirs:
-                raise _at(path, _unknown(f"join with {join.source!r}", right, list(theirs)), right)
+                raise _at(path, _unknown(f"join with {join.source!r}", right, list(theirs)), here, right)
 
 
 def _check_label(path: Path, pipeline: Pipeline) -> None:
@@ -131,40 +147,50 @@ def _check_label(path: Path, pipeline: Pipeline) -> None:
     columns = contract_columns(pipeline.label_source)
     for column in label.expression.meta.root_names():
         if column not in columns:
-            raise _at(
-                path,
-                _unknown(f"label {label.name!r} from {pipeline.label_source.name!r}", column, list(columns)),
-                column,
-            )
+            where = f"label {label.name!r} from {pipeline.label_source.name!r}"
+            raise _at(path, _unknown(where, column, list(columns)), "Pipeline()", "label", column)
     missing = [c for c in pipeline.entity_source.key if c not in columns]
     if label.source and missing:
-        raise _at(
-            path,
-            f"label source {label.source!r} lacks {missing} of the entity's key, by which it is joined.",
-            label.source,
-        )
+        message = f"label source {label.source!r} lacks {missing} of the entity's key, by which it is joined."
+        raise _at(path, message, "Pipeline()", "label", label.source)
 
 
 def _check_schedules(path: Path, pipeline: Pipeline) -> None:
     for schedule in pipeline.schedules:
         if schedule.flow not in SCHEDULABLE:
-            raise _at(
-                path, f"flow {schedule.flow!r} cannot be scheduled; there are {list(SCHEDULABLE)}.", schedule.flow
-            )
-        if len(schedule.cron.split()) != 5:
-            raise _at(path, f"cron {schedule.cron!r} must have five fields.", schedule.cron)
+            message = f"flow {schedule.flow!r} cannot be scheduled; there are {list(SCHEDULABLE)}."
+            raise _at(path, message, "schedules", schedule.flow)
+        if not _is_cron(schedule.cron):
+            message = f"cron {schedule.cron!r} must have five fields, minute to day of the week, such as '0 3 * * *'."
+            raise _at(path, message, "schedules", schedule.flow, schedule.cron)
+
+
+def _is_cron(text: str) -> bool:
+    fields = text.split()
+    return len(fields) == len(_CRON) and all(
+        _CRON_FIELD.fullmatch(field)
+        and all(low <= int(number) <= high for number in re.findall(r"\d+", re.sub(r"/\d+", "", field)))
+        for field, (low, high) in zip(fields, _CRON, strict=True)
+    )
 
 
 def _check_features(path: Path, pipeline: Pipeline) -> None:
     from perennial.rules.features import FeatureMistake, input_names  # rules build on spec; only this check looks back
 
+    function = pipeline.features.__name__ if pipeline.features else "Pipeline()"
     try:
         kinds = input_names(pipeline)
     except FeatureMistake as mistake:
-        raise _at(path, str(mistake), *mistake.words, "features") from mistake
+        line = _line_reached(path, mistake.__cause__) if mistake.__cause__ else None
+        missing = _MISSING.search(str(mistake))
+        words = [function, missing.group(1)] if missing else [function, *mistake.words]
+        raise _at(path, str(mistake), *words, line=line) from mistake
+    except Exception as error:
+        message = f"features() fails on the declared columns: {type(error).__name__}: {error}"
+        raise _at(path, message, function, line=_line_reached(path, error)) from error
     for name in pipeline.promotion.slices:
         if name not in kinds:
-            raise _at(path, _unknown("slices of the promotion", name, list(kinds)), name)
+            raise _at(path, _unknown("slices of the promotion", name, list(kinds)), "slices", name)
 
 
 def contract_columns(source: Files) -> dict[str, pl.DataType]:
@@ -177,17 +203,40 @@ def _unknown(where: str, column: str, known: list[str]) -> str:
     return f"{where}: there is no column {column!r}; there are {known}."
 
 
-def _at(path: Path, message: str, *words: str) -> PipelineError:
-    """The error with the line where one of the words stands in the file, the first that is found."""
-    tree = ast.parse(path.read_text())
-    for word in words:
-        for node in ast.walk(tree):
-            constant = isinstance(node, ast.Constant) and node.value == word
-            keyword = isinstance(node, ast.keyword) and node.arg == word
-            named = isinstance(node, ast.FunctionDef) and node.name == word
-            target = isinstance(node, ast.Assign) and any(
-                isinstance(t, ast.Name) and t.id == word for t in node.targets
-            )
-            if constant or keyword or named or target:
-                return PipelineError(f"{path}:{node.lineno}: {message}")  # type: ignore[attr-defined]
-    return PipelineError(f"{path}: {message}")
+def _line_reached(path: Path, error: BaseException) -> int | None:
+    """The last line of the file that ran before the error."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else None
+
+
+def _at(path: Path, message: str, *words: str, line: int | None = None) -> PipelineError:
+    """The error with the line of the last word that is found, each looked for inside the one before it.
+
+    Args:
+        words: `name` of a class, function, column, keyword or text; `Files(orders)` for the call with this first value.
+        line: known already.
+    """
+    scope: ast.AST = ast.parse(path.read_text())
+    found = 1
+    for word in () if line else words:
+        nodes = [node for node in ast.walk(scope) if _is_called(node, word)]
+        if nodes:
+            first = min(nodes, key=lambda node: node.lineno)  # type: ignore[attr-defined]  # all of these have one
+            found = first.lineno  # type: ignore[attr-defined]
+            scope = scope if isinstance(first, ast.Constant) else first
+    return PipelineError(f"{path}:{line or found}: {message}")
+
+
+def _is_called(node: ast.AST, word: str) -> bool:
+    match node:
+        case ast.Constant(value=value):
+            return bool(value == word)
+        case ast.keyword(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return name == word
+        case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            return name == word
+        case ast.Call(func=ast.Name(id=name)):
+            values = [*node.args, *(keyword.value for keyword in node.keywords)]
+            firsts = [v.value for v in values[:1] if isinstance(v, ast.Constant)]
+            return word in (f"{name}()", *(f"{name}({first})" for first in firsts))
+    return False

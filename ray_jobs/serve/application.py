@@ -58,6 +58,7 @@ def build_pages(config: EndpointConfig, token: bytes, replica: Answering) -> ASG
         root_path_in_servers=False,
         servers=[{"url": config.route}],
     )
+    app.openapi_version = "3.0.3"  # the Swagger UI that comes as a package does not know 3.1
     allowed = Depends(_authorise(token))
     _refuse_politely(app)
 

@@ -1,0 +1,137 @@
+"""Mistakes in a pipeline's file: each is refused before anything runs, with the file, the line and what would be right."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from perennial.spec import PipelineError, list_pipelines, load_pipeline
+from tests.shop import FILE, shop, write_shop
+
+MISTAKES = {
+    # what is wrong: text of the right file, text of the wrong one, the wrong line, what the message says
+    "syntax": ("def features(orders", "def features orders", "def features orders", "SyntaxError"),
+    "an import that is not there": ("import polars as pl", "import polards as pl", "import polards", "polards"),
+    "no pipeline": ("pipeline = Pipeline", "pipe = Pipeline", "", r"no `pipeline = Pipeline\(...\)` at the top"),
+    "another name": ('name="shop"', 'name="store"', 'name="store"', "'store'; name it 'shop', as its file"),
+    "no sources": ("sources=[", "sources=[] and [", "sources=", "at least one source"),
+    "one name twice": ('Files("prices"', 'Files("orders"', "sources=", r"two sources have one name: \['orders'"),
+    "a source's name": ('"orders", "orders/*', '"Orders", "orders/*', 'Files("Orders"', "'Orders' must match"),
+    "no key given": (' key=["product"],', "", 'Files("prices"', "missing 1 required positional argument: 'key'"),
+    "an empty key": ('key=["product"]', "key=[]", 'Files("prices"', "'prices' has no key: name the columns"),
+    "a key's column": ('key=["product"]', 'key=["pieces"]', "pieces", r"'pieces'; there are \['product', 'cents'"),
+    "an event time's column": ('event_time="ordered_at"', 'event_time="cents"', 'event_time="cents"', "no column"),
+    "a known column": ('At("valid_from")', 'At("valid")', 'At("valid")', "known of source 'prices'.*'valid_from'"),
+    "an event time without zone": (
+        "ordered_at: UtcMicroseconds",
+        "ordered_at: pl.Datetime",
+        "ordered_at: pl.Datetime",
+        "'ordered_at' of 'orders' must be UtcMicroseconds, it is Datetime",
+    ),
+    "an entity without event time": (
+        'event_time="ordered_at",',
+        "",
+        'Files("orders"',
+        "'orders' has no event_time.*name the column of the instant",
+    ),
+    "a column of ours": ("cents: int", "_cents: int", "_cents: int", "begin with _|leading underscore"),
+    "an error budget": ("budget_share=0.5", "budget_share=50", "error_budget_share=50", r"50 must lie in \[0, 1\]"),
+    "no entity among two": ('entity="orders",', "", "pipeline = ", r"entity= one of \['orders', 'prices'\]"),
+    "an unknown entity": ('entity="orders"', 'entity="order"', 'entity="order"', r"'order'.*there are \['orders'"),
+    "an unknown joined source": ('Lookup("prices"', 'Lookup("price"', 'Lookup("price"', r"\['orders', 'prices'\]"),
+    "a join as of no time": (
+        'Lookup("prices", on="product")',
+        'AsOf("prices", by="product", tolerance=timedelta(1))',
+        'AsOf("prices"',
+        "needs a source with an event_time; use Lookup",
+    ),
+    "our side of a join": ('on="product"', 'on={"item": "product"}', "item", "side of 'orders': there is no .*'item'"),
+    "their side of a join": ('on="product"', 'on={"product": "item"}', "item", "join with 'prices'.*no column 'item'"),
+    "no label": ('label=Label("returned", pl.col("returned")),', "", "pipeline = ", "required.*argument: 'label'"),
+    "a label that is none": ('Label("returned", pl.col("returned"))', '"returned"', 'label="re', r"must be Label\("),
+    "a label's column": ('pl.col("returned"))', 'pl.col("back"))', 'pl.col("back")', "no column 'back'.*'returned'"),
+    "a label's unknown source": ('pl.col("returned"))', 'pl.col("cents"), source="x")', 'source="x"', "label names"),
+    "a label's source without the key": (
+        'pl.col("returned"))',
+        'pl.col("cents"), source="prices")',
+        'source="prices"',
+        r"lacks \['order_id'\] of the entity's key",
+    ),
+    "a flow that has no schedule": (
+        "    features=features",
+        '    schedules=[Schedule("train", "0 * * * *")],\n    features=features',
+        '"train"',
+        "'train' cannot be scheduled; there are .*'ingest'",
+    ),
+    "a cron of four fields": (
+        "    features=features",
+        '    schedules=[Schedule("ingest", "0 * * *")],\n    features=features',
+        "0 * * *",
+        "must have five fields.*such as '0 3",
+    ),
+    "an hour that no day has": (
+        "    features=features",
+        '    schedules=[\n        Daily("monitor", hour=25),\n    ],\n    features=features',
+        "hour=25",
+        r"cron '0 25 \* \* \*'",
+    ),
+    "a feature's column": ('cents="prices_cents"', 'cents="prices_cent"', "prices_cent", "prices_cent.*prices_cents"),
+    "a feature from the label": ('"pieces", hour', '"returned", hour', '"returned", hour', "column.*returned"),
+    "a feature that is an instant": ('hour=pl.col("ordered_at").dt.hour()', 'at="ordered_at"', "at=", "number, a bool"),
+    "a method that is not there": (".dt.hour()", ".dt.our()", ".dt.our()", "AttributeError.*our"),
+    "a name that is not there": ("pl.col(", "pq.col(", "pq.col", "NameError.*pq"),
+    "an unknown slice": (
+        "    features=features",
+        '    promotion=Promotion(\n        slices=["ordered_at"]),\n    features=features',
+        "slices=",
+        r"slices of the promotion: there is no column 'ordered_at'; there are \['product'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_refused_with_its_file_its_line_and_what_would_be_right(tmp_path: Path, mistake: str) -> None:
+    right, wrong, place, says = MISTAKES[mistake]
+    names = "At, Before, Files, Label, Lookup,"
+    text = FILE.replace(names, f"AsOf, Daily, Promotion, Schedule, {names}")
+    assert right in text
+    if mistake in ("a name that is not there",):  # within features() only
+        before, after = text.split("return orders")
+        text = f"{before}return orders{after.replace(right, wrong, 1)}"
+    else:
+        text = text.replace(right, wrong, 1)
+    folder = write_shop(tmp_path / "pipelines", text)
+    with pytest.raises(PipelineError, match=f"(?s){says}") as raised:
+        load_pipeline("shop", folder)
+    found = re.match(rf"{re.escape(str(folder))}/shop\.py:(\d+): ", str(raised.value))
+    assert found, f"no file and line: {raised.value}"
+    assert place in text.splitlines()[int(found[1]) - 1], str(raised.value)
+
+
+def test_a_pipeline_that_is_not_there_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    folder = write_shop(tmp_path / "pipelines")
+    assert list_pipelines(folder) == ["shop"]
+    for name in ("store", "../shop", ""):
+        with pytest.raises(PipelineError, match=rf"no pipeline '{re.escape(name)}' in .*; there are: shop"):
+            load_pipeline(name, folder)
+
+
+def test_a_cron_may_have_steps_lists_ranges_and_names(tmp_path: Path) -> None:
+    schedule = 'schedules=[Schedule("ingest", "*/15 8-18,22 1 JAN-MAR mon-FRI")],'
+    text = FILE.replace("import At,", "import Schedule, At,").replace("features=features,", f"features=features,{schedule}")
+    assert len(load_pipeline("shop", write_shop(tmp_path / "pipelines", text)).schedules) == 1
+
+
+def test_the_pipelines_of_this_repository_are_right() -> None:
+    assert [load_pipeline(name).name for name in list_pipelines()] == list_pipelines()
+
+
+def test_a_pipeline_without_mistakes_says_what_was_declared(tmp_path: Path) -> None:
+    pipeline = shop(tmp_path / "pipelines")
+    assert pipeline.entity_source.name == pipeline.label_source.name == "orders"
+    assert pipeline.joins[0].columns == {"product": "product"}
+    assert pipeline.source("prices").known.delay == timedelta(0)  # type: ignore[union-attr]  # it has one
+    assert pipeline.metric == "roc_auc"
+    with pytest.raises(KeyError, match=r"no source 'price'; it has \['orders', 'prices'\]"):
+        pipeline.source("price")
