@@ -18,7 +18,6 @@ from perennial.spec import (
     Hourly,
     Label,
     Lookup,
-    Monitoring,
     Pipeline,
     Promotion,
     TabularModel,
@@ -147,6 +146,5 @@ pipeline = Pipeline(
     label=Label("late", pl.col("arrival_delay_minutes") > 15, source="arrivals"),
     model=TabularModel("binary"),
     schedules=[Hourly("ingest"), Daily("monitor")],
-    monitoring=Monitoring(maximum_loss_share=0.05),
     promotion=Promotion(slices=["origin"]),
 )

@@ -1,11 +1,12 @@
 """Where heavy work runs: a function of `ray_jobs`, in this process beside a local Ray, or as a job on a remote cluster."""
 
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from prefect import get_run_logger
 from prefect.exceptions import ExternalSignal, MissingContextError
@@ -18,6 +19,7 @@ from perennial.lakehouse.secrets import SecretRef, open_secret
 Request = TypeVar("Request", bound=BaseModel)
 Result = TypeVar("Result", bound=BaseModel)
 POLL_SECONDS = 1.0
+CLOCK_FIELDS = {"committed_at"}  # of a request: a restarted run asks for the same work at a later time
 
 
 class Compute(BaseModel, frozen=True):
@@ -38,13 +40,12 @@ class RayJobFailed(RuntimeError):
 def run_job(compute: Compute, job: Callable[[Request], Result], request: Request) -> Result:
     """Run a job and return its result.
 
-    Against a remote cluster the job runs under `<flow run>-<job>-<attempt>`; a flow that was restarted finds it there.
-    Cancelling the flow run stops it.
+    Against a remote cluster the job runs under `<flow run>-<job>-<request>-<attempt>`; a flow that was restarted finds
+    it there. Cancelling the flow run, or its time running out, stops it.
 
     Raises:
         RayJobFailed: the remote job failed; its last lines are in the message.
     """
-    _authenticate(compute)
     if compute.jobs_address is None:
         connect(compute)
         return job(request)
@@ -78,32 +79,46 @@ def _authenticate(compute: Compute) -> None:
 
 
 def _run_remote(compute: Compute, job: Callable[[Request], Result], request: Request) -> Result:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobStatus
 
-    lake = _lake_of(request)
-    client = JobSubmissionClient(compute.jobs_address)
-    name, attempt = job.__name__.replace("_", "-"), 1
-    while (status := _status(client, job_id := f"{flow_run.id or 'local'}-{name}-{attempt}")) in ("FAILED", "STOPPED"):
+    lake, client = _lake_of(request), _jobs_client(compute)
+    name, attempt = _job_name(job, request), 1
+    while (status := _status(client, job_id := f"{name}-{attempt}")) in ("FAILED", "STOPPED"):
         attempt += 1
     asked, answered = lake.uri(f"jobs/{job_id}/request.json"), lake.uri(f"jobs/{job_id}/result.json")
-    if status is None:
-        lake.files().pipe_file(asked, request.model_dump_json().encode())
-        entrypoint = f"python -m ray_jobs {job.__module__}:{job.__name__} {asked} {answered}"
-        client.submit_job(
-            entrypoint=entrypoint, submission_id=job_id, runtime_env={"env_vars": _lake_environment(lake)}
-        )
     try:
+        if status is None:
+            lake.files().pipe_file(asked, request.model_dump_json().encode())
+            entrypoint = f"python -m ray_jobs {job.__module__}:{job.__name__} {asked} {answered}"
+            client.submit_job(
+                entrypoint=entrypoint, submission_id=job_id, runtime_env={"env_vars": _lake_environment(lake)}
+            )
         _follow(client, job_id)
-    except (KeyboardInterrupt, SystemExit, ExternalSignal):
-        client.stop_job(job_id)
+    except (KeyboardInterrupt, SystemExit, ExternalSignal, TimeoutError):  # cancelled, or past the task's time
+        if _status(client, job_id):
+            client.stop_job(job_id)
         raise
     if client.get_job_status(job_id) != JobStatus.SUCCEEDED:
         raise RayJobFailed(
             f"Ray job {job_id} ended {client.get_job_status(job_id)}: {client.get_job_info(job_id).message} Last lines:\n"
             f"{client.get_job_logs(job_id)[-1000:]}\nWhat it had committed stands; running the flow again goes on from there."
         )
-    result: type[Result] = job.__annotations__["return"]
+    result: type[Result] = get_type_hints(job)["return"]
     return result.model_validate_json(lake.files().cat_file(answered))
+
+
+def _jobs_client(compute: Compute) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    # By header, not by environment: Ray reads its own once per process, and this one may have joined another cluster.
+    token = open_secret(compute.token_secret, compute.secrets_dir).get_secret_value() if compute.token_secret else None
+    return JobSubmissionClient(compute.jobs_address, headers={"Authorization": f"Bearer {token}"} if token else None)
+
+
+def _job_name(job: Callable[[Request], Result], request: Request) -> str:
+    """One name for one piece of work in a flow run: a run stages several sources, and a restarted one finds each again."""
+    asked = hashlib.sha256(request.model_dump_json(exclude=CLOCK_FIELDS).encode()).hexdigest()[:8]
+    return f"{flow_run.id or 'local'}-{job.__name__.replace('_', '-')}-{asked}"
 
 
 def _lake_of(request: BaseModel) -> Lake:

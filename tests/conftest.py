@@ -58,13 +58,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         stderr=(home / "log").open("w"),
     )
     endpoint = f"http://127.0.0.1:{port}"
-    _wait_until_answers(endpoint, server)
+    wait_until_answers(endpoint, server)
     yield S3(endpoint, home / "data", keys)
     server.terminate()
     server.wait()
 
 
-def _wait_until_answers(url: str, server: "subprocess.Popen[bytes]", seconds: float = 30) -> None:
+def wait_until_answers(url: str, server: "subprocess.Popen[bytes] | None", seconds: float = 30) -> None:
+    """Return when something answers at the address; give up when its server has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -72,12 +73,12 @@ def _wait_until_answers(url: str, server: "subprocess.Popen[bytes]", seconds: fl
         except urllib.error.HTTPError:
             return  # it answers: unsigned requests are refused
         except OSError:
-            if server.poll() is not None:
+            if server and server.poll() is not None:
                 break
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError(f"{url} does not answer; the server's exit code is {server.poll()}")
+    raise RuntimeError(f"{url} does not answer; the server's exit code is {server and server.poll()}")
 
 
 @pytest.fixture

@@ -35,7 +35,12 @@ MISTAKES = {
         'Files("orders"',
         "'orders' has no event_time.*name the column of the instant",
     ),
-    "a column of ours": ("cents: int", "_cents: int", "_cents: int", "begin with _|leading underscore"),
+    "a column of ours": (
+        "cents: int = pa.Field(gt=0)",
+        'cents: int = pa.Field(alias="_cents")',
+        'alias="_cents"',
+        "'_cents' of prices: names that begin with _ are",
+    ),
     "an error budget": ("budget_share=0.5", "budget_share=50", "error_budget_share=50", r"50 must lie in \[0, 1\]"),
     "no entity among two": ('entity="orders",', "", "pipeline = ", r"entity= one of \['orders', 'prices'\]"),
     "an unknown entity": ('entity="orders"', 'entity="order"', 'entity="order"', r"'order'.*there are \['orders'"),
