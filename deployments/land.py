@@ -24,4 +24,4 @@ def main(file: str, to: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*(sys.argv[1:] + ["", ""])[:2]))
+    sys.exit(main(*[*sys.argv[1:], "", ""][:2]))

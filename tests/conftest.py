@@ -81,18 +81,23 @@ def wait_until_answers(url: str, server: "subprocess.Popen[bytes] | None", secon
     raise RuntimeError(f"{url} does not answer; the server's exit code is {server and server.poll()}")
 
 
-@pytest.fixture
-def lake(s3: S3, tmp_path: Path) -> Lake:
-    """An empty lakehouse: an environment of its own on the shared bucket, and a SQLite catalog."""
+def empty_lake(s3: S3, folder: Path) -> Lake:
+    """An empty lakehouse: an environment of its own on the shared bucket, and a SQLite catalog in the folder."""
     return Lake(
         environment=f"t{secrets.token_hex(6)}",
-        catalog_uri=f"sqlite:///{tmp_path}/catalog.db",
+        catalog_uri=f"sqlite:///{folder}/catalog.db",
         s3_endpoint=s3.endpoint,
         bucket="lake",
         s3_access_key=SecretRef(name="s3_access_key"),
         s3_secret_key=SecretRef(name="s3_secret_key"),
         secrets_dir=s3.secrets_dir,
     )
+
+
+@pytest.fixture
+def lake(s3: S3, tmp_path: Path) -> Lake:
+    """An empty lakehouse for one test."""
+    return empty_lake(s3, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -143,22 +148,13 @@ def pipelines(tmp_path: Path) -> Path:
     return write_shop(tmp_path / "pipelines")
 
 
-@pytest.fixture
-def settings(
-    lake: Lake,
-    pipelines: Path,
-    ray_head: str,
-    prefect_server: None,
-    s3: S3,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> "Settings":
-    """Settings as a run reads them from its environment: this test's lake, pipelines, Ray and Prefect."""
+def settings_for(patch: pytest.MonkeyPatch, lake: Lake, pipelines: Path, ray_head: str, s3: S3) -> "Settings":
+    """Settings as a run reads them from its environment."""
     from flows.settings import Settings
 
     values = {
         "ENVIRONMENT": lake.environment,
-        "HOME": tmp_path / "home",
+        "HOME": pipelines.parent / "home",
         "PIPELINES_DIR": pipelines,
         "CATALOG_URI": lake.catalog_uri,
         "S3_ENDPOINT": s3.endpoint,
@@ -169,5 +165,13 @@ def settings(
         "SERVE_PORT": free_port(),
     }
     for name, value in values.items():
-        monkeypatch.setenv(f"PERENNIAL_{name}", str(value))
+        patch.setenv(f"PERENNIAL_{name}", str(value))
     return Settings()
+
+
+@pytest.fixture
+def settings(
+    lake: Lake, pipelines: Path, ray_head: str, prefect_server: None, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> "Settings":
+    """This test's lake, pipelines, Ray and Prefect."""
+    return settings_for(monkeypatch, lake, pipelines, ray_head, s3)

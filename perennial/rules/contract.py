@@ -85,7 +85,10 @@ def parse_field(field: pl.Expr, dtype: Any, time_zone: str) -> pl.Expr:
 def _parse_instant(field: pl.Expr, time_zone: str) -> pl.Expr:
     """ISO 8601; without an offset it is in the source's zone. An hour that a clock change skips is none."""
     text = field.str.replace("T", " ", literal=True).str.replace(r"Z$", "+00:00")
-    zoned = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_unit="us", strict=False).dt.convert_time_zone("UTC")
+    zoned = pl.coalesce(
+        text.str.to_datetime(form, time_unit="us", strict=False).dt.convert_time_zone("UTC")
+        for form in ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M%:z")
+    )
     local = pl.coalesce(
         text.str.to_datetime(form, time_unit="us", strict=False)
         for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")

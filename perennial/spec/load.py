@@ -175,7 +175,8 @@ def _is_cron(text: str) -> bool:
 
 
 def _check_features(path: Path, pipeline: Pipeline) -> None:
-    from perennial.rules.features import FeatureMistake, input_names  # rules build on spec; only this check looks back
+    # rules build on spec; only this check looks back
+    from perennial.rules.features import FeatureMistake, input_names, row_schema
 
     function = pipeline.features.__name__ if pipeline.features else "Pipeline()"
     try:
@@ -188,6 +189,9 @@ def _check_features(path: Path, pipeline: Pipeline) -> None:
     except Exception as error:
         message = f"features() fails on the declared columns: {type(error).__name__}: {error}"
         raise _at(path, message, function, line=_line_reached(path, error)) from error
+    if (label := pipeline.label.name) in {*kinds, *row_schema(pipeline), *pipeline.entity_source.key}:
+        message = f"label {label!r} is called like a column beside it; give it a name that no column has."
+        raise _at(path, message, "Pipeline()", "label", label)
     for name in pipeline.promotion.slices:
         if name not in kinds:
             raise _at(path, _unknown("slices of the promotion", name, list(kinds)), "slices", name)
@@ -238,5 +242,5 @@ def _is_called(node: ast.AST, word: str) -> bool:
         case ast.Call(func=ast.Name(id=name)):
             values = [*node.args, *(keyword.value for keyword in node.keywords)]
             firsts = [v.value for v in values[:1] if isinstance(v, ast.Constant)]
-            return word in (f"{name}()", *(f"{name}({first})" for first in firsts))
+            return word in (f"{name}()", *(f"{name}({first!s})" for first in firsts))
     return False

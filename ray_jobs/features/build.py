@@ -121,6 +121,8 @@ def label_rows(lake: Lake, pipeline: Pipeline, as_of: datetime, inputs: dict[str
     source = pipeline.label_source
     known = read_known(lake, pipeline, source.name, as_of, inputs[source.name] or None)
     labels = known.select(*entity.key, value, pl.col("_known_at").alias("_label_known_at"))
+    # The label may carry the name of the column it is read from: the row's own value is the one known too early.
+    rows = rows.drop(label.name, strict=False)
     return rows.join(labels, on=list(entity.key), how="left", maintain_order="left")
 
 

