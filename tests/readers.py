@@ -1,7 +1,8 @@
 """An Iceberg reader that is not pyiceberg's own: Daft, with its own S3 client and Parquet decoder.
 
 Polars' native reader cannot read from the embedded server: `rclone serve s3` answers ranges with 200, and Rust's
-object_store insists on 206.
+object_store insists on 206. Nor does the server know the end of a file shorter than what was asked for: Daft asks for
+the last 64 kB, so the tables must have larger files.
 """
 
 import daft

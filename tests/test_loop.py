@@ -120,7 +120,7 @@ def test_training_batch_and_endpoint_see_the_same_features_and_give_the_same_sco
     inputs = list(input_names(once_round.pipeline))
     assert len(once_round.trained) == len(once_round.batch) == len(once_round.served) == ROWS
     for rows in (once_round.batch, once_round.served):
-        same = rows.select([*KEY, *inputs]).cast(once_round.trained.select([*KEY, *inputs]).schema)  # type: ignore[arg-type]
+        same = rows.select([*KEY, *inputs]).cast(once_round.trained.select([*KEY, *inputs]).schema)
         for name in [*KEY, *inputs]:
             assert same[name].equals(once_round.trained[name], null_equal=True), name
     difference = np.abs(once_round.served["score"].to_numpy() - once_round.batch["score"].to_numpy())
@@ -145,9 +145,10 @@ def test_the_registry_says_what_serves_and_why(once_round: Round) -> None:
     assert dict(decisions.select("kind", "verdict").iter_rows()) == {"promotion": "promote", "rollout": "rolled_out"}
 
 
-def test_another_engine_reads_the_features_row_for_row(once_round: Round) -> None:
-    features = once_round.lake.table("flights", "features")
-    assert daft_rows(once_round.lake, features).sort(KEY).equals(once_round.trained)
+@pytest.mark.parametrize("name", ["raw_flights", "features"])
+def test_another_engine_reads_our_tables_row_for_row(once_round: Round, name: str) -> None:
+    theirs = daft_rows(once_round.lake, once_round.lake.table("flights", name))
+    assert theirs.sort(KEY).equals(_table(once_round.lake, name).sort(KEY))
 
 
 def test_the_api_page_needs_no_network(once_round: Round) -> None:

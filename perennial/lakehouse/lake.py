@@ -189,3 +189,5 @@ def _prepare_environment(lake: Lake) -> None:
     # It reads the choice from the environment only, before its first request.
     if lake.s3_endpoint:
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")
+        # and rclone answers a rewritten object with the checksum of the one before
+        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "WHEN_REQUIRED")

@@ -12,11 +12,10 @@ from flows.ingest import ingest
 from flows.settings import Settings
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import plan_batch
-from perennial.lakehouse.raw import PROVENANCE, raw_table, read_known, read_log
+from perennial.lakehouse.raw import PROVENANCE, read_known, read_log
 from perennial.lakehouse.tables import read_snapshot
 from perennial.rules.contract import ColumnsMissing
 from tasks.lakehouse import BatchRefused
-from tests.readers import daft_rows
 from tests.shop import NOON, orders, put, shop
 
 BROKEN = "0,pen,2024-05-01T12:00:00Z,1,true\n8,gold,2024-05-01T12:00:00Z,50,true\n9,pen,yesterday,0,\n10,pen\n"
@@ -109,13 +108,3 @@ def test_a_missing_column_is_refused_by_name(settings: Settings, lake: Lake) -> 
     with pytest.raises(Exception, match=r"columns \['pieces'\] of the contract are missing.*peaces") as raised:
         ingest("shop", "orders", NOON, settings=settings)
     assert "ColumnsMissing" in repr(raised.value) or isinstance(raised.value, ColumnsMissing)
-
-
-def test_another_reader_than_ours_reads_the_same_rows(settings: Settings, lake: Lake) -> None:
-    put(lake, "orders/1.csv", orders(1, 600))
-    ingest("shop", "orders", NOON, settings=settings)
-    assert (
-        daft_rows(lake, raw_table(lake, "shop", "orders"))
-        .sort("order_id")
-        .equals(rows(lake, "raw_orders").sort("order_id"))
-    )

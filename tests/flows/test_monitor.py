@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.monitor import monitor
@@ -38,6 +39,12 @@ def settings(lake: Lake, tmp_path: Path, ray_head: str) -> Settings:
         ray_address=ray_head,
         ray_token_secret=None,
     )
+
+
+@pytest.fixture(autouse=True)
+def fresh_connection(prefect_server: None) -> None:
+    """A run is a process of its own and opens its own connection for events; the one of earlier tests may have died."""
+    EventsWorker.instance().drain()
 
 
 def watch_may(settings: Settings) -> str:

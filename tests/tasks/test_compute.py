@@ -77,6 +77,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compute]:
     argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     argv += ["--node-ip-address", "127.0.0.1", "--port", str(gcs), "--num-cpus", "2"]
     argv += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
+    argv += ["--dashboard-agent-listen-port", str(free_port())]  # else the other tests' Ray has it, and no agent comes
     argv += ["--object-store-memory", str(128 * 1024**2), "--temp-dir", str(session)]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PREFECT_"))}
     environment = {
