@@ -113,15 +113,16 @@ def _ask(client: httpx.Client, rows: pl.DataFrame) -> pl.DataFrame:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     features = pl.DataFrame(body["features"], infer_schema_length=None)
-    return pl.concat([rows.select(KEY), features, pl.DataFrame({"score": body["scores"]})], how="horizontal")
+    keys = rows.select(name for name in KEY if name not in features.columns)
+    return pl.concat([keys, features, pl.DataFrame({"score": body["scores"]})], how="horizontal")
 
 
 def test_training_batch_and_endpoint_see_the_same_features_and_give_the_same_scores(once_round: Round) -> None:
-    inputs = list(input_names(once_round.pipeline))
+    columns = list(dict.fromkeys([*KEY, *input_names(once_round.pipeline)]))
     assert len(once_round.trained) == len(once_round.batch) == len(once_round.served) == ROWS
     for rows in (once_round.batch, once_round.served):
-        same = rows.select([*KEY, *inputs]).cast(once_round.trained.select([*KEY, *inputs]).schema)
-        for name in [*KEY, *inputs]:
+        same = rows.select(columns).cast(once_round.trained.select(columns).schema)
+        for name in columns:
             assert same[name].equals(once_round.trained[name], null_equal=True), name
     difference = np.abs(once_round.served["score"].to_numpy() - once_round.batch["score"].to_numpy())
     assert difference.max() < 1e-6

@@ -1,6 +1,5 @@
 """The flow against a real Prefect server and a real lake: rows first, then the bell."""
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import polars as pl
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.events.worker import EventsWorker
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.monitor import monitor
 from flows.settings import Settings
@@ -20,14 +17,8 @@ from tests.ray_jobs.drift.world import JULY, JUNE, MAY, answered_window, load_ri
 EVENT = "perennial.drift.detected"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 @pytest.fixture
-def settings(lake: Lake, tmp_path: Path, ray_head: str) -> Settings:
+def settings(lake: Lake, tmp_path: Path, ray_head: str, prefect_server: None) -> Settings:
     return Settings(
         environment=lake.environment,
         home=tmp_path,
@@ -39,12 +30,6 @@ def settings(lake: Lake, tmp_path: Path, ray_head: str) -> Settings:
         ray_address=ray_head,
         ray_token_secret=None,
     )
-
-
-@pytest.fixture(autouse=True)
-def fresh_connection(prefect_server: None) -> None:
-    """A run is a process of its own and opens its own connection for events; the one of earlier tests may have died."""
-    EventsWorker.instance().drain()
 
 
 def watch_may(settings: Settings) -> str:
