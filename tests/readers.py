@@ -5,12 +5,19 @@ object_store insists on 206. Nor does the server know the end of a file shorter 
 the last 64 kB, so the tables must have larger files.
 """
 
+from functools import cache
+
 import daft
 import polars as pl
 from daft.io import IOConfig, S3Config
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import Identifier
+
+
+@cache
+def _read_in_this_process() -> None:
+    daft.set_runner_native()  # it would otherwise take the Ray that a test has started; it may be said once
 
 
 def daft_rows(lake: Lake, identifier: Identifier) -> pl.DataFrame:
@@ -24,6 +31,6 @@ def daft_rows(lake: Lake, identifier: Identifier) -> pl.DataFrame:
             region_name=keys["s3.region"],
         )
     )
-    daft.set_runner_native()  # it would otherwise take the Ray that a test has started
+    _read_in_this_process()
     table = lake.catalog().load_table(identifier)
     return pl.DataFrame(pl.from_arrow(daft.read_iceberg(table, io_config=config).to_arrow()))
