@@ -45,7 +45,7 @@ def claim_retrain(lake: Lake, decision_id: str) -> Decision | None:
 def record_retrain(lake: Lake, decision: Decision, version: int, verdict: str) -> Decision:
     """Record how a retraining ended: promoted, rejected or inconclusive."""
     ended = {"promote": "promoted", "reject": "rejected"}.get(verdict, verdict)
-    promotion = find_decision(lake, "promotion", decision.decision_id)
+    judged = read_decisions(lake, decision.pipeline).filter(kind="promotion", version=version)
     return record_decision(
         lake,
         Decision(
@@ -57,7 +57,7 @@ def record_retrain(lake: Lake, decision: Decision, version: int, verdict: str) -
             window_end=decision.window_end,
             verdict=ended,
             reason=f"version {version} {ended}, retrained because: {decision.reason}",
-            evidence=promotion.evidence if promotion else "{}",
+            evidence=judged.row(-1, named=True)["evidence"],
             run_id=str(flow_run.id or ""),
             as_of=decision.as_of,
         ),

@@ -1,7 +1,6 @@
 """One endpoint on a real Ray, behind its real proxy, asked over HTTP as clients ask."""
 
 import json
-import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,14 +16,13 @@ import pytest
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions
-from perennial.lakehouse.secrets import SecretRef
 from perennial.lakehouse.stages import champion_stage, make_champion
 from perennial.lakehouse.tables import read_snapshot
 from perennial.rules.features import compute_features, input_names, known_at, pipeline_code_hash
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.serve.config import EndpointConfig, ServeConfig
 from ray_jobs.serve.roll import RollReport, RollRequest, roll
-from tests.conftest import S3, free_port
+from tests.conftest import S3, empty_lake, free_port
 from tests.ray_jobs.serve.world import NOON, fill_raw, register_model
 
 FOLDER = Path(__file__).parent / "pipelines"
@@ -74,15 +72,7 @@ def world(s3: S3, ray_head: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
     home = tmp_path_factory.mktemp("endpoint")
     (s3.secrets_dir / "serve_token").write_text("sesame")
-    lake = Lake(
-        environment=f"t{secrets.token_hex(6)}",
-        catalog_uri=f"sqlite:///{home}/catalog.db",
-        s3_endpoint=s3.endpoint,
-        bucket="lake",
-        s3_access_key=SecretRef(name="s3_access_key"),
-        s3_secret_key=SecretRef(name="s3_secret_key"),
-        secrets_dir=s3.secrets_dir,
-    )
+    lake = empty_lake(s3, home)
     pipeline = load_pipeline("trips", FOLDER)
     raw = fill_raw(lake, pipeline)
     versions = {

@@ -1,18 +1,15 @@
 """Training as it runs: Ray Train and Ray Data on a real head, files on a real S3 server."""
 
-import secrets
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from perennial.lakehouse.artifacts import WEIGHTS, load_scorer, read_artifact_file, read_reference
-from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.secrets import SecretRef
 from ray_jobs.train.checkpoints import runs_path
 from ray_jobs.train.request import TrainedModel, TrainRequest
 from ray_jobs.train.train import train
-from tests.conftest import S3
+from tests.conftest import S3, empty_lake
 from tests.ray_jobs.train.world import AS_OF, INPUTS, LATE_LABELS, fill_features, write_rides
 
 ROWS = 3_000
@@ -21,15 +18,7 @@ ROWS = 3_000
 @pytest.fixture(scope="module")
 def request_(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> TrainRequest:
     home = tmp_path_factory.mktemp("train")
-    lake = Lake(
-        environment=f"t{secrets.token_hex(6)}",
-        catalog_uri=f"sqlite:///{home}/catalog.db",
-        s3_endpoint=s3.endpoint,
-        bucket="lake",
-        s3_access_key=SecretRef(name="s3_access_key"),
-        s3_secret_key=SecretRef(name="s3_secret_key"),
-        secrets_dir=s3.secrets_dir,
-    )
+    lake = empty_lake(s3, home)
     snapshot = fill_features(lake, ROWS)
     return TrainRequest(
         lake=lake,
