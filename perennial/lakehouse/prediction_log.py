@@ -154,9 +154,9 @@ def _in_table(table: Table, names: Sequence[str]) -> set[str]:
     if SEGMENT not in table.schema().column_names:
         return set()
     row_filter = And(  # the bounds prune files by their statistics, also where a list is too long for that
-        In(SEGMENT, names),  # type: ignore[call-arg, misc]  # pyiceberg's expressions take positions
-        GreaterThanOrEqual(SEGMENT, min(names)),  # type: ignore[call-arg, misc]  # as above
-        LessThanOrEqual(SEGMENT, max(names)),  # type: ignore[call-arg, misc]  # as above
+        In(SEGMENT, names),
+        GreaterThanOrEqual(SEGMENT, min(names)),
+        LessThanOrEqual(SEGMENT, max(names)),
     )
     found = table.scan(row_filter=row_filter, selected_fields=(SEGMENT,)).to_arrow()
     return set(found.column(SEGMENT).unique().to_pylist())

@@ -190,7 +190,7 @@ def _rows(lake: Lake, identifier: Identifier, pipeline: str) -> list[dict[str, A
 
 
 def _of(pipeline: str) -> EqualTo:
-    return EqualTo("pipeline", pipeline)  # type: ignore[call-arg,misc] # its __init__ is hidden behind pydantic's
+    return EqualTo("pipeline", pipeline)
 
 
 class _TakenMeanwhile(Exception):

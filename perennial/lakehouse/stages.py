@@ -175,4 +175,4 @@ def _rows(lake: Lake, pipeline: str) -> list[dict[str, Any]]:
 
 
 def _of(pipeline: str) -> EqualTo:
-    return EqualTo("pipeline", pipeline)  # type: ignore[call-arg,misc] # its __init__ is hidden behind pydantic's
+    return EqualTo("pipeline", pipeline)

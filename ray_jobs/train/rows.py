@@ -41,7 +41,7 @@ def labelled(
 ) -> BooleanExpression:
     """Rows whose label was known by `as_of` and whose event time lies in [start, end)."""
     found: BooleanExpression = And(
-        NotNull(pipeline.label.name),  # type: ignore[call-arg,misc] # as in _test
+        NotNull(pipeline.label.name),
         _test(LessThanOrEqual, LABEL_KNOWN_AT, as_of),
     )
     if start:
