@@ -37,7 +37,7 @@ def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Setting
     for plan in range(1, PLANS + 1):
         finish_quarantine(settings.lake, pipeline, source)
         batch = plan_batch(settings.lake, settings.pipelines_dir, pipeline, source, as_of)
-        if not batch.files:
+        if batch.is_empty:
             return 0
         staged = stage_batch(settings.compute, settings.lake, settings.pipelines_dir, batch)
         try:

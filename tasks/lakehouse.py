@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from perennial.lakehouse import quarantine
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.positions import POSITION, Batch, expect_position, write_manifest
+from perennial.lakehouse.positions import POSITION, Batch, expect_position, position_after
 from perennial.lakehouse.positions import plan_batch as plan
 from perennial.lakehouse.raw import raw_schema, raw_table
 from perennial.lakehouse.staging import staged_files
@@ -46,14 +46,11 @@ def finish_quarantine(lake: Lake, pipeline: str, source: str) -> None:
 
 @task(timeout_seconds=600)
 def plan_batch(lake: Lake, pipelines: Path, pipeline: str, source: str, as_of: datetime) -> Batch:
-    """The files that arrived since the last committed position."""
+    """What arrived since the last committed position."""
     declared = load_pipeline(pipeline, pipelines)
     batch = plan(lake, declared, declared.source(source), as_of)
     logger = get_run_logger()
-    if batch.files:
-        logger.info("%s/%s: %d new files, %s bytes", pipeline, source, len(batch.files), f"{batch.bytes:,}")
-    else:
-        logger.info("%s/%s: nothing new", pipeline, source)
+    logger.info("%s/%s: %s", pipeline, source, "nothing new" if batch.is_empty else f"new: {batch.contents}")
     return batch
 
 
@@ -74,7 +71,7 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> int:
 
     Raises:
         BatchRefused: more rows broke the contract than the source's error budget allows.
-        PositionMoved: another run committed files of this source meanwhile; plan again.
+        PositionMoved: another run committed data of this source meanwhile; plan again.
     """
     batch, counts = staged.batch, staged.counts
     source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
@@ -82,21 +79,21 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> int:
     refusal = judge_batch(counts, source.error_budget_share)
     if refusal:
         raise BatchRefused(
-            f"batch {batch.batch_id} of {name} is refused: {refusal} Nothing of it is readable and its {len(batch.files)} "
-            f"files are untouched. Fix the contract or error_budget_share in the pipeline's file, or the files, and run "
+            f"batch {batch.batch_id} of {name} is refused: {refusal} Nothing of it is readable and what arrived, "
+            f"{batch.contents}, is untouched. Fix the contract or error_budget_share in the pipeline's file, or the files, and run "
             f"ingest again."
         )
     # the commit before may have been another run's that was killed: its outbox would be overwritten by ours
     quarantine.finish_quarantine(lake, batch.pipeline, batch.source)
     table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
-    position = write_manifest(lake, batch)
+    position = position_after(lake, batch)
     committed = append_once(
         lake,
         raw_table(lake, batch.pipeline, batch.source),
         staged_files(table, staged.rows),
         batch.batch_id,
         summary={
-            "perennial.source-id": f"{lake.bucket}/{lake.environment}/{source.pattern}",
+            "perennial.source-id": batch.source_id,
             "perennial.positions": position,
             "perennial.run-id": str(flow_run.id or ""),
             "perennial.code": contract_hash(source),
@@ -123,7 +120,7 @@ def show_batch(staged: "StagedBatch") -> None:
     """Show a batch's result in the UI: rows in, published, quarantined, and why."""
     batch, counts = staged.batch, staged.counts
     rows: list[dict[str, object]] = [
-        {"what": "files", "rows": len(batch.files)},
+        {"what": "parts that arrived", "rows": len(batch.parts)},
         {"what": "rows that arrived", "rows": counts.rows},
         {"what": "published", "rows": counts.rows - counts.quarantined_rows},
         {"what": "quarantined", "rows": counts.quarantined_rows},

@@ -9,7 +9,7 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import Identifier, current_snapshot_id, read_snapshot
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
-from perennial.spec.sources import Files
+from perennial.spec.sources import Source
 
 PROVENANCE = pa.schema(
     [
@@ -41,7 +41,7 @@ def raw_table(lake: Lake, pipeline: str, source: str) -> Identifier:
     return lake.table(pipeline, f"raw_{source}")
 
 
-def raw_schema(source: Files) -> pa.Schema:
+def raw_schema(source: Source) -> pa.Schema:
     """The contract's columns, then where each row came from."""
     empty = pl.DataFrame(schema=contract_columns(source)).to_arrow()
     return pa.schema([*empty.schema, *PROVENANCE])

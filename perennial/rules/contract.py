@@ -12,7 +12,7 @@ import pandera.polars as pa
 import polars as pl
 
 from perennial.spec.load import contract_columns
-from perennial.spec.sources import Files
+from perennial.spec.sources import Source
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ColumnsMissing(ValueError):
     """A file lacks columns that the contract promises: no row of it can be judged."""
 
 
-def check_block(source: Files, arrived: pl.DataFrame) -> CheckedBlock:
+def check_block(source: Source, arrived: pl.DataFrame) -> CheckedBlock:
     """Judge a block.
 
     Args:

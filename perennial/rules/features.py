@@ -11,7 +11,7 @@ import polars.selectors as cs
 from perennial.rules.joins import MOMENT, join_known, joined_columns
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
-from perennial.spec.sources import AsOf, Files
+from perennial.spec.sources import AsOf, Source
 
 Kind = Literal["number", "category"]
 
@@ -85,7 +85,7 @@ def compute_features(pipeline: Pipeline, rows: pl.DataFrame, tables: dict[str, p
     return pl.concat([rows.select(names), inputs], how="horizontal")
 
 
-def known_at(source: Files, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+def known_at(source: Source, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
     """The rows with `_known_at`: when each could have been known, as the source declares; else the run's `as_of`."""
     if source.known is None:
         moment = pl.lit(as_of).cast(pl.Datetime("us", "UTC"))
@@ -101,7 +101,7 @@ def feature_code_hash(pipeline: Pipeline) -> str:
     return _digest(code, *declared, repr(input_names(pipeline)))
 
 
-def contract_hash(source: Files) -> str:
+def contract_hash(source: Source) -> str:
     """The version of a source's contract, as rows and versions carry it."""
     return _digest(inspect.getsource(source.contract), repr(source.key), source.same_key)
 

@@ -11,7 +11,7 @@ from perennial.spec.pipeline import (
     Serving,
     TabularModel,
 )
-from perennial.spec.sources import AsOf, At, Before, Files, Join, Label, Lookup, UtcMicroseconds
+from perennial.spec.sources import AsOf, At, Before, Files, Join, Label, Lookup, Source, UtcMicroseconds
 
 __all__ = [
     "AsOf",
@@ -29,6 +29,7 @@ __all__ = [
     "Promotion",
     "Schedule",
     "Serving",
+    "Source",
     "TabularModel",
     "UtcMicroseconds",
     "list_pipelines",

@@ -11,7 +11,7 @@ from types import ModuleType
 import polars as pl
 
 from perennial.spec.pipeline import SCHEDULABLE, Pipeline
-from perennial.spec.sources import AsOf, Files, Label
+from perennial.spec.sources import AsOf, Label, Source
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -88,7 +88,7 @@ def _check(path: Path, pipeline: Pipeline) -> None:
             path,
             f"source {entity.name!r} has no event_time, and its rows are predicted for: name the column of the instant "
             "a row tells of, by which training, judgement and windows go.",
-            f"Files({entity.name})",
+            f"{type(entity).__name__}({entity.name})",
         )
     _check_joins(path, pipeline, sources)
     _check_label(path, pipeline)
@@ -96,8 +96,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     _check_features(path, pipeline)
 
 
-def _check_source(path: Path, source: Files) -> None:
-    here, contract = f"Files({source.name})", source.contract.__name__
+def _check_source(path: Path, source: Source) -> None:
+    here, contract = f"{type(source).__name__}({source.name})", source.contract.__name__
     columns = contract_columns(source)
     if not _NAME.fullmatch(source.name):
         raise _at(path, f"source name {source.name!r} must match [a-z][a-z0-9_]*.", here, source.name)
@@ -124,7 +124,7 @@ def _check_source(path: Path, source: Files) -> None:
         raise _at(path, message, here, "error_budget_share")
 
 
-def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Files]) -> None:
+def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Source]) -> None:
     entity = contract_columns(pipeline.entity_source)
     for join in pipeline.joins:
         here = f"{type(join).__name__}({join.source})"
@@ -197,7 +197,7 @@ def _check_features(path: Path, pipeline: Pipeline) -> None:
             raise _at(path, _unknown("slices of the promotion", name, list(kinds)), "slices", name)
 
 
-def contract_columns(source: Files) -> dict[str, pl.DataType]:
+def contract_columns(source: Source) -> dict[str, pl.DataType]:
     """Column names and Polars types that a source's contract promises."""
     schema = source.contract.to_schema()
     return {name: column.dtype.type for name, column in schema.columns.items()}

@@ -7,7 +7,7 @@ from typing import Literal
 
 import polars as pl
 
-from perennial.spec.sources import Files, Join, Label
+from perennial.spec.sources import Join, Label, Source
 
 FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
 SCHEDULABLE = ("ingest", "log_predictions", "monitor")
@@ -123,7 +123,7 @@ class Pipeline:
     """
 
     name: str
-    sources: Sequence[Files]
+    sources: Sequence[Source]
     label: Label
     model: TabularModel
     entity: str = ""
@@ -134,7 +134,7 @@ class Pipeline:
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
 
-    def source(self, name: str) -> Files:
+    def source(self, name: str) -> Source:
         """The source called `name`.
 
         Raises:
@@ -146,12 +146,12 @@ class Pipeline:
         raise KeyError(f"pipeline {self.name} has no source {name!r}; it has {[s.name for s in self.sources]}")
 
     @property
-    def entity_source(self) -> Files:
+    def entity_source(self) -> Source:
         """The source whose rows are predicted for."""
         return self.source(self.entity) if self.entity else self.sources[0]
 
     @property
-    def label_source(self) -> Files:
+    def label_source(self) -> Source:
         """The source whose rows bring the label."""
         return self.source(self.label.source) if self.label.source else self.entity_source
 

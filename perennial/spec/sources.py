@@ -38,31 +38,40 @@ Known = Before | At | None
 
 
 @dataclass(frozen=True)
-class Files:
-    """Files that arrive under one pattern in the lake's bucket, each a CSV file with a header.
+class Source:
+    """What every kind of source says of its rows; the kinds add where the rows come from.
 
     Args:
         name: what the source is called in tables (`raw_<name>`), `[a-z][a-z0-9_]*`.
-        pattern: where the files lie, below `landing/` of the environment: `flights/*.csv`.
         contract: what every row promises: a pandera model on Polars.
         key: the columns that name a row's subject; the same key again is a correction or a violation.
         event_time: the column of the instant a row tells of; None for a dimension, such as planes.
         known: when a row could have been known; None: at the run's `as_of`.
-        time_zone: the zone of instants that the files write without one.
+        time_zone: the zone of instants that arrive without one.
         same_key: whether a key seen again is later knowledge (`correction`, kept beside the former) or breaks the
             contract within a batch (`violation`, quarantined).
         error_budget_share: rows that may be quarantined before the whole batch is refused, as a share in [0, 1].
     """
 
     name: str
+    contract: type[pa.DataFrameModel] = field(kw_only=True)
+    key: Sequence[str] = field(kw_only=True)
+    event_time: str | None = field(default=None, kw_only=True)
+    known: Known = field(default=None, kw_only=True)
+    time_zone: str = field(default="UTC", kw_only=True)
+    same_key: Literal["correction", "violation"] = field(default="correction", kw_only=True)
+    error_budget_share: float = field(default=0.02, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Files(Source):
+    """Files that arrive under one pattern in the lake's bucket, each a CSV file with a header.
+
+    Args:
+        pattern: where the files lie, below `landing/` of the environment: `flights/*.csv`.
+    """
+
     pattern: str
-    contract: type[pa.DataFrameModel]
-    key: Sequence[str]
-    event_time: str | None = None
-    known: Known = None
-    time_zone: str = "UTC"
-    same_key: Literal["correction", "violation"] = "correction"
-    error_budget_share: float = 0.02
 
 
 @dataclass(frozen=True)

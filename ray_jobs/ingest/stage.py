@@ -1,5 +1,6 @@
 """Check one batch against its contract and write both halves to S3, where no table refers to them yet."""
 
+import heapq
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import ray
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.positions import Batch
+from perennial.lakehouse.positions import Batch, Part
 from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table
 from perennial.lakehouse.staging import stage_files
 from perennial.lakehouse.tables import ensure_table, write_files
@@ -18,7 +19,7 @@ from perennial.rules.batch import BatchCounts
 from perennial.rules.contract import CheckedBlock, check_block
 from perennial.rules.features import contract_hash, known_at
 from perennial.spec.load import load_pipeline
-from ray_jobs.ingest.csv_files import read_csv
+from ray_jobs.ingest.read import count_unreadable, read_parts
 
 BLOCK_BYTES = 64 * 1024 * 1024
 FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
@@ -45,11 +46,11 @@ class StagedBatch(BaseModel, frozen=True):
 
 def stage(request: StageRequest) -> StagedBatch:
     """Stage a batch. Memory is bounded by a block and a data file per slot, whatever the batch's size."""
-    files = [file.path for file in request.batch.files]
     slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
-    blocks = ray.data.from_items([{"path": path} for path in files], override_num_blocks=min(len(files), slots))
+    hands = deal_parts(request.batch.parts, slots)
+    blocks = ray.data.from_items([{"parts": hand} for hand in hands], override_num_blocks=len(hands))
     # One callable reads, parses, checks and writes: rows never cross the object store.
-    written = blocks.map_batches(StageFiles(request), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+    written = blocks.map_batches(StageParts(request), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
     # What the blocks report rides along with them: asking the dataset again would run the plan again.
     parts = written.take_all()
     return StagedBatch(
@@ -60,8 +61,19 @@ def stage(request: StageRequest) -> StagedBatch:
     )
 
 
-class StageFiles:
-    """Stages the files of one block and yields a row of what it wrote for every data file's worth of rows."""
+def deal_parts(parts: list[Part], slots: int) -> list[list[int]]:
+    """Indices of the parts that each of at most `slots` tasks reads: the heaviest first, each to the least loaded."""
+    hands: list[list[int]] = [[] for _ in range(min(len(parts), slots))]
+    loads = [(0, number) for number in range(len(hands))]
+    for index in sorted(range(len(parts)), key=lambda index: -parts[index].weight):
+        load, number = heapq.heappop(loads)
+        hands[number].append(index)
+        heapq.heappush(loads, (load + parts[index].weight, number))
+    return [sorted(hand) for hand in hands]
+
+
+class StageParts:
+    """Stages the parts of one block and yields a row of what it wrote for every data file's worth of rows."""
 
     def __init__(self, request: StageRequest) -> None:
         self.request = request
@@ -69,8 +81,8 @@ class StageFiles:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
         waiting: list[CheckedBlock] = []
-        for path in block["path"].to_pylist():
-            for checked in self._check(path):
+        for hand in block["parts"].to_pylist():
+            for checked in self._check([self.request.batch.parts[index] for index in hand]):
                 waiting.append(checked)
                 if sum(part.good.estimated_size() for part in waiting) > FILE_BYTES:
                     yield self._write(waiting)
@@ -78,18 +90,14 @@ class StageFiles:
         if waiting:
             yield self._write(waiting)
 
-    def _check(self, path: str) -> Iterator[CheckedBlock]:
+    def _check(self, parts: list[Part]) -> Iterator[CheckedBlock]:
         source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
-        lake = self.request.lake
-        location = f"{lake.uri('landing')}/{path}".removeprefix("s3://")
-        with lake.arrow_files().open_input_stream(location, compression=None) as stream:
-            for rows, unreadable in read_csv(stream, path, BLOCK_BYTES):
-                checked = check_block(source, rows)
-                if len(unreadable):
-                    bad = pl.concat([checked.bad, unreadable], how="diagonal")
-                    counts = checked.failed | {"csv:columns": len(unreadable)}
-                    checked = CheckedBlock(checked.good, bad, counts)
-                yield checked
+        for rows, unreadable in read_parts(self.request.lake, source, parts, BLOCK_BYTES):
+            checked = check_block(source, rows)
+            if len(unreadable):
+                bad = pl.concat([checked.bad, unreadable], how="diagonal")
+                checked = CheckedBlock(checked.good, bad, checked.failed | count_unreadable(unreadable))
+            yield checked
 
     def _write(self, parts: list[CheckedBlock]) -> pa.Table:
         request, batch = self.request, self.request.batch

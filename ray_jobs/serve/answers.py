@@ -13,7 +13,7 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import INSTANT, prediction_schema
 from perennial.rules.features import compute_features, input_names, known_at
 from perennial.rules.joins import MOMENT, joined_columns
-from perennial.spec import AsOf, Files, Join, Pipeline
+from perennial.spec import AsOf, Join, Pipeline, Source
 from perennial.spec.load import contract_columns
 from ray_jobs.serve.keeper import Serving
 from ray_jobs.serve.rows import Question, RowSchema
@@ -131,7 +131,7 @@ def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:
     )
 
 
-def _columns_of(source: Files) -> dict[str, Column]:
+def _columns_of(source: Source) -> dict[str, Column]:
     schema = source.contract.to_schema()
     return {name: Column(column.dtype.type, bool(column.nullable)) for name, column in schema.columns.items()}
 

@@ -16,7 +16,7 @@ from pyiceberg.table import Table
 from perennial.lakehouse.commit import BATCH_ID, Committed, append_once, replace_once
 from perennial.lakehouse.decisions import Decision, claim_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.positions import POSITION, PositionMoved, expect_position, plan_batch, write_manifest
+from perennial.lakehouse.positions import POSITION, PositionMoved, expect_position, plan_batch, position_after
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.secrets import SecretRef
 from perennial.lakehouse.tables import SchemaChanged, ensure_table, read_snapshot, write_files
@@ -183,14 +183,14 @@ def test_a_batch_planned_before_another_was_committed_is_refused(any_lake: Lake,
     put(any_lake, "orders/1.csv", orders(1, 3))
     batch = plan_batch(any_lake, pipeline, pipeline.source("orders"), NOON)
     identifier = raw_table(any_lake, "shop", "orders")
-    properties = {POSITION: write_manifest(any_lake, batch)}
+    properties = {POSITION: position_after(any_lake, batch)}
     append_once(any_lake, identifier, [], batch.batch_id, properties=properties, expect=expect_position(batch))
     with pytest.raises(PositionMoved, match=r"Nothing of this batch was committed; running ingest again brings it in"):
         append_once(any_lake, identifier, [], "other", properties=properties, expect=expect_position(batch))
-    assert plan_batch(any_lake, pipeline, pipeline.source("orders"), NOON).files == []
+    assert plan_batch(any_lake, pipeline, pipeline.source("orders"), NOON).is_empty
     put(any_lake, "orders/2.csv", orders(4, 3))
     following = plan_batch(any_lake, pipeline, pipeline.source("orders"), NOON)
-    assert ([file.path for file in following.files], following.previous) == (["orders/2.csv"], properties[POSITION])
+    assert ([part.path for part in following.parts], following.previous) == (["orders/2.csv"], properties[POSITION])
 
 
 def test_of_four_that_claim_a_decision_exactly_one_may_act(any_lake: Lake) -> None:

@@ -33,7 +33,15 @@ class Order(pa.DataFrameModel):
 
 def files(same_key: Any = "correction") -> Files:
     """The source of the orders."""
-    return Files("orders", "orders/*.csv", Order, ["order_id"], "ordered_at", At("ordered_at"), same_key=same_key)
+    return Files(
+        "orders",
+        "orders/*.csv",
+        contract=Order,
+        key=["order_id"],
+        event_time="ordered_at",
+        known=At("ordered_at"),
+        same_key=same_key,
+    )
 
 
 def block(rows: list[tuple[str | None, ...]]) -> pl.DataFrame:
@@ -120,7 +128,7 @@ def test_a_check_that_judges_the_whole_block_is_refused() -> None:
             """Judge no row."""
             return bool(data.lazyframe.collect().height < 2)
 
-    source = Files("numbers", "numbers/*.csv", Few, ["number"])
+    source = Files("numbers", "numbers/*.csv", contract=Few, key=["number"])
     arrived = pl.DataFrame({"number": ["1", "2"], "_position": ["f#0", "f#1"]})
     with pytest.raises(ValueError, match=r"Few cannot judge row by row.*few fails as a whole.*one truth value per row"):
         check_block(source, arrived)

@@ -18,7 +18,7 @@ MISTAKES = {
     "no sources": ("sources=[", "sources=[] and [", "sources=", "at least one source"),
     "one name twice": ('Files("prices"', 'Files("orders"', "sources=", r"two sources have one name: \['orders'"),
     "a source's name": ('"orders", "orders/*', '"Orders", "orders/*', 'Files("Orders"', "'Orders' must match"),
-    "no key given": (' key=["product"],', "", 'Files("prices"', "missing 1 required positional argument: 'key'"),
+    "no key given": (' key=["product"],', "", 'Files("prices"', "missing 1 required keyword-only argument: 'key'"),
     "an empty key": ('key=["product"]', "key=[]", 'Files("prices"', "'prices' has no key: name the columns"),
     "a key's column": ('key=["product"]', 'key=["pieces"]', "pieces", r"'pieces'; there are \['product', 'cents'"),
     "an event time's column": ('event_time="ordered_at"', 'event_time="cents"', 'event_time="cents"', "no column"),
