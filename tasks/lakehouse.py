@@ -97,7 +97,8 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> int:
             "perennial.positions": position,
             "perennial.run-id": str(flow_run.id or ""),
             "perennial.code": contract_hash(source),
-            "perennial.counts": counts.model_dump_json(),
+            "perennial.rows": str(counts.rows),
+            "perennial.quarantined-rows": str(counts.quarantined_rows),
         },
         properties={POSITION: position, quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine])},
         expect=expect_position(batch),
@@ -124,7 +125,10 @@ def show_batch(staged: "StagedBatch") -> None:
         {"what": "rows that arrived", "rows": counts.rows},
         {"what": "published", "rows": counts.rows - counts.quarantined_rows},
         {"what": "quarantined", "rows": counts.quarantined_rows},
-        *({"what": f"failed {plain(check)}", "rows": number} for check, number in counts.failed.items()),
+        *(
+            {"what": f"failed {plain(name)} ({check.severity})", "rows": check.rows}
+            for name, check in counts.failed.items()
+        ),
     ]
     show_table(
         f"ingest-{batch.pipeline}-{batch.source}", rows, f"Batch {batch.batch_id} of {batch.pipeline}/{batch.source}"

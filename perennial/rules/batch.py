@@ -2,34 +2,59 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime
 
 from pydantic import BaseModel
 
+from perennial.spec.checks import Severity
+
+
+class FailedCheck(BaseModel, frozen=True):
+    """How many rows failed a check, and what is done about each of them."""
+
+    severity: Severity
+    rows: int
+
 
 class BatchCounts(BaseModel, frozen=True):
-    """What the contract found in a batch; `failed` counts rows per check."""
+    """What the contract found in a batch.
+
+    Args:
+        rows: that arrived, unreadable ones included.
+        quarantined_rows: that are not published, each counted once.
+        failed: every check that rows failed, by its name; a row counts for each of them.
+        nulls: empty fields per column of the contract, among all rows that could be read; columns without are left out.
+        newest_event_at: the latest event time of the rows that are published; None where the source has no event time.
+    """
 
     rows: int
     quarantined_rows: int
-    failed: dict[str, int] = {}
+    failed: dict[str, FailedCheck] = {}
+    nulls: dict[str, int] = {}
+    newest_event_at: datetime | None = None
 
     @staticmethod
     def total(parts: Iterable["BatchCounts"]) -> "BatchCounts":
         """The counts of a batch from those of its blocks."""
         parts = list(parts)
-        failed: Counter[str] = Counter()
+        rows: Counter[str] = Counter()
+        nulls: Counter[str] = Counter()
         for part in parts:
-            failed.update(part.failed)
+            rows.update({name: check.rows for name, check in part.failed.items()})
+            nulls.update(part.nulls)
+        severities = {name: check.severity for part in parts for name, check in part.failed.items()}
         return BatchCounts(
             rows=sum(part.rows for part in parts),
             quarantined_rows=sum(part.quarantined_rows for part in parts),
-            failed=dict(failed),
+            failed={name: FailedCheck(severity=severities[name], rows=number) for name, number in rows.most_common()},
+            nulls=dict(nulls),
+            newest_event_at=max((part.newest_event_at for part in parts if part.newest_event_at), default=None),
         )
 
     def most_common(self, number: int) -> str:
-        """The checks that failed for most rows, as people read them."""
-        common = Counter(self.failed).most_common(number)
-        return "; ".join(f"{check}, {rows:,} rows" for check, rows in common)
+        """The checks that kept most rows from being published, as people read them."""
+        rows = Counter({name: check.rows for name, check in self.failed.items() if check.severity != "warn"})
+        return "; ".join(f"{check}, {failed:,} rows" for check, failed in rows.most_common(number))
 
 
 def judge_batch(counts: BatchCounts, error_budget_share: float) -> str | None:

@@ -11,13 +11,14 @@ from typing import Any
 import pandera.polars as pa
 import polars as pl
 
+from perennial.rules.batch import BatchCounts, FailedCheck
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import Source
 
 
 @dataclass(frozen=True)
 class CheckedBlock:
-    """Both halves of a block. `failed`: rows per check; a row counts for each check it fails.
+    """Both halves of a block, and what was found in it.
 
     `good` has the contract's columns and types; `bad` the fields as they arrived and `_failed_checks`. Both keep
     `_position`.
@@ -25,7 +26,23 @@ class CheckedBlock:
 
     good: pl.DataFrame
     bad: pl.DataFrame
-    failed: dict[str, int]
+    counts: BatchCounts
+
+    def joined_by(self, unreadable: pl.DataFrame) -> "CheckedBlock":
+        """The block, and beside it what could not even be read as rows: with `_position` and `_failed_checks`.
+
+        Such a reason is counted without its values: `csv:columns`, not `csv:columns(expected 5, found 2)`.
+        """
+        if unreadable.is_empty():
+            return self
+        reasons = unreadable["_failed_checks"].explode().str.replace(r"\(.*$", "").value_counts()
+        counts = BatchCounts(
+            rows=len(unreadable),
+            quarantined_rows=len(unreadable),
+            failed={name: FailedCheck(severity="quarantine", rows=rows) for name, rows in reasons.iter_rows()},
+        )
+        bad = pl.concat([self.bad, unreadable], how="diagonal")
+        return CheckedBlock(self.good, bad, BatchCounts.total([self.counts, counts]))
 
 
 class ColumnsMissing(ValueError):
@@ -58,7 +75,7 @@ def check_block(source: Source, arrived: pl.DataFrame) -> CheckedBlock:
     if source.same_key == "violation":
         repeated = parsed.select(pl.struct(list(source.key)).is_duplicated().alias("again"))["again"].arg_true()
         failures += [(int(row), f"unique({', '.join(source.key)})") for row in repeated]
-    return _split(arrived, parsed, failures)
+    return _split(source, arrived, parsed, failures)
 
 
 def parse_field(field: pl.Expr, dtype: Any, time_zone: str) -> pl.Expr:
@@ -135,19 +152,22 @@ def _schema(contract: type[pa.DataFrameModel]) -> Any:
     return contract.to_schema()
 
 
-def _split(arrived: pl.DataFrame, parsed: pl.DataFrame, failures: list[tuple[int, str]]) -> CheckedBlock:
-    if not failures:
-        return CheckedBlock(
-            parsed.with_columns(arrived["_position"]), arrived.head(0).with_columns(_failed_checks=_NO_CHECKS), {}
-        )
+def _split(source: Source, arrived: pl.DataFrame, parsed: pl.DataFrame, failures: list[tuple[int, str]]) -> CheckedBlock:
     rows = pl.DataFrame(failures, schema={"_row": pl.UInt32, "check": pl.String}, orient="row").unique(
         maintain_order=True
     )
     by_row = rows.group_by("_row", maintain_order=True).agg(_failed_checks="check").sort("_row")
     bad = arrived[by_row["_row"]].with_columns(by_row["_failed_checks"])
     keep = pl.Series(range(len(arrived)), dtype=pl.UInt32).is_in(by_row["_row"].implode()).not_()
-    counts = rows.group_by("check").len().sort("len", "check", descending=[True, False])
-    return CheckedBlock(parsed.with_columns(arrived["_position"]).filter(keep), bad, dict(counts.iter_rows()))
-
-
-_NO_CHECKS = pl.lit([], dtype=pl.List(pl.String))
+    good = parsed.with_columns(arrived["_position"]).filter(keep)
+    failed = rows.group_by("check").len().sort("len", "check", descending=[True, False])
+    nulls = {name: arrived[name].null_count() for name in parsed.columns}
+    newest: Any = good[source.event_time].max() if source.event_time else None
+    counts = BatchCounts(
+        rows=len(arrived),
+        quarantined_rows=len(bad),
+        failed={name: FailedCheck(severity="quarantine", rows=number) for name, number in failed.iter_rows()},
+        nulls={name: number for name, number in nulls.items() if number},
+        newest_event_at=newest,
+    )
+    return CheckedBlock(good, bad, counts)

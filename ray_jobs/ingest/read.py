@@ -20,9 +20,3 @@ def read_parts(lake: Lake, source: Source, parts: Sequence[Part], block_bytes: i
             yield from read_files(lake, parts, block_bytes)
         case _:
             raise TypeError(f"source {source.name!r}: nothing is known of the kind {type(source).__name__}.")
-
-
-def count_unreadable(unreadable: pl.DataFrame) -> dict[str, int]:
-    """Rows per check, without what each row was told in brackets: `csv:columns`, not `csv:columns(found 2)`."""
-    checks = unreadable["_failed_checks"].explode().str.replace(r"\(.*$", "")
-    return dict(checks.value_counts(sort=True).iter_rows())

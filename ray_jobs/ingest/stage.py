@@ -19,7 +19,7 @@ from perennial.rules.batch import BatchCounts
 from perennial.rules.contract import CheckedBlock, check_block
 from perennial.rules.features import contract_hash, known_at
 from perennial.spec.load import load_pipeline
-from ray_jobs.ingest.read import count_unreadable, read_parts
+from ray_jobs.ingest.read import read_parts
 
 BLOCK_BYTES = 64 * 1024 * 1024
 FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
@@ -93,11 +93,7 @@ class StageParts:
     def _check(self, parts: list[Part]) -> Iterator[CheckedBlock]:
         source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
         for rows, unreadable in read_parts(self.request.lake, source, parts, BLOCK_BYTES):
-            checked = check_block(source, rows)
-            if len(unreadable):
-                bad = pl.concat([checked.bad, unreadable], how="diagonal")
-                checked = CheckedBlock(checked.good, bad, checked.failed | count_unreadable(unreadable))
-            yield checked
+            yield check_block(source, rows).joined_by(unreadable)
 
     def _write(self, parts: list[CheckedBlock]) -> pa.Table:
         request, batch = self.request, self.request.batch
@@ -122,11 +118,8 @@ class StageParts:
             contract_version=pl.lit(version),
             quarantined_at=pl.lit(request.committed_at).cast(pl.Datetime("us", "UTC")),
         )
-        counts = BatchCounts.total(
-            BatchCounts(rows=len(p.good) + len(p.bad), quarantined_rows=len(p.bad), failed=p.failed) for p in parts
-        )
         report = {
-            "counts": counts.model_dump_json(),
+            "counts": BatchCounts.total(part.counts for part in parts).model_dump_json(),
             "rows": self._stage(raw_table(request.lake, batch.pipeline, source.name), raw_schema(source), rows),
             "quarantine": self._stage(request.lake.table(batch.pipeline, "quarantine"), QUARANTINE, broken),
         }

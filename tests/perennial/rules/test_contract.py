@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from perennial.rules.batch import BatchCounts
 from perennial.rules.contract import ColumnsMissing, check_block, parse_field
 from perennial.spec import At, Files, UtcMicroseconds
 from perennial.spec.load import contract_columns
@@ -84,7 +85,9 @@ def test_a_block_is_judged_as_pandera_judges_each_row_alone(rows: list[tuple[str
     good = [judged_alone(arrived[number]) for number in range(len(arrived))]
     assert checked.good["_position"].to_list() == [f"f.csv#{n}" for n, fine in enumerate(good) if fine]
     assert checked.bad.drop("_failed_checks").equals(arrived.filter(pl.Series(good, dtype=pl.Boolean).not_()))
-    assert sum(checked.failed.values()) == sum(len(checks) for checks in checked.bad["_failed_checks"])
+    assert sum(check.rows for check in checked.counts.failed.values()) == sum(
+        len(checks) for checks in checked.bad["_failed_checks"]
+    )
     assert all(len(checks) for checks in checked.bad["_failed_checks"])
     assert dict(checked.good.drop("_position").schema) == contract_columns(files())
 
@@ -107,7 +110,25 @@ def test_a_key_seen_again_is_quarantined_with_its_twin_where_it_is_a_violation()
     assert len(check_block(files(), rows).good) == 3
     checked = check_block(files("violation"), rows)
     assert checked.good["order_id"].to_list() == [2]
-    assert checked.failed == {"unique(order_id)": 2}
+    assert {name: check.rows for name, check in checked.counts.failed.items()} == {"unique(order_id)": 2}
+
+
+def test_a_block_counts_its_rows_its_empty_fields_and_its_newest_published_event() -> None:
+    good, bad = ("1", "pen", "2024-05-01", None, None), ("0", "pen", "2025-05-01", None, "1")
+    unreadable = pl.DataFrame(
+        {"line": ["x", "y,z"], "_position": ["f.csv#u1", "f.csv#u2"], "_failed_checks": [["csv:columns(5, 1)"]] * 2}
+    )
+    counts = check_block(files(), block([good, bad, good])).joined_by(unreadable).counts
+    assert (counts.rows, counts.quarantined_rows) == (5, 3)
+    assert {name: check.rows for name, check in counts.failed.items()} == {
+        "csv:columns": 2,
+        "order_id:greater_than(0)": 1,
+    }
+    assert counts.nulls == {"weight": 3, "returned": 2}
+    assert counts.newest_event_at == datetime(2024, 5, 1, tzinfo=UTC)
+    twice = BatchCounts.total([counts, counts])
+    assert (twice.rows, twice.nulls["weight"], twice.failed["csv:columns"].rows) == (10, 6, 4)
+    assert twice.newest_event_at == counts.newest_event_at
 
 
 def test_a_column_that_did_not_arrive_is_named() -> None:
