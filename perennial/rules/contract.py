@@ -152,7 +152,9 @@ def _schema(contract: type[pa.DataFrameModel]) -> Any:
     return contract.to_schema()
 
 
-def _split(source: Source, arrived: pl.DataFrame, parsed: pl.DataFrame, failures: list[tuple[int, str]]) -> CheckedBlock:
+def _split(
+    source: Source, arrived: pl.DataFrame, parsed: pl.DataFrame, failures: list[tuple[int, str]]
+) -> CheckedBlock:
     rows = pl.DataFrame(failures, schema={"_row": pl.UInt32, "check": pl.String}, orient="row").unique(
         maintain_order=True
     )
