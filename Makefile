@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test lint clean
+.PHONY: help setup lock up down status deploy land run demo test bench-validation lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ TORCH_PIP_ARGS ?=
 MONTHS ?=
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make the virtual environment from the lock (again only when the lock changes)
 
@@ -68,6 +68,9 @@ test: setup ## Everything: packages the tests need, lint, types, tests
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
 	@.ci/packages --remind
+
+bench-validation: setup ## Twelve rules as a contract and as one select by hand, side by side
+	@$(BIN)/python -m benchmarks.validation
 
 lint: setup ## Style, types and the directions of imports
 	@$(BIN)/ruff check .

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
+from pyiceberg.table import Table
 
 from perennial.lakehouse import quarantine
-from perennial.lakehouse.commit import append_once
+from perennial.lakehouse.commit import BATCH_ID, append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, Batch, expect_position, position_after
 from perennial.lakehouse.positions import plan_batch as plan
@@ -76,16 +77,19 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> int:
     batch, counts = staged.batch, staged.counts
     source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
     name = f"{batch.pipeline}/{batch.source}"
-    refusal = judge_batch(counts, source.error_budget_share)
-    if refusal:
+    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
+    verdict = judge_batch(source, counts, batch.as_of, published_rows(table, batch.batch_id))
+    for rule in verdict.rules:
+        if not rule.passed:
+            get_run_logger().warning("%s: batch %s: %s: %s", name, batch.batch_id, rule.name, rule.detail)
+    if verdict.refusal:
         raise BatchRefused(
-            f"batch {batch.batch_id} of {name} is refused: {refusal} Nothing of it is readable and what arrived, "
+            f"batch {batch.batch_id} of {name} is refused: {verdict.refusal} Nothing of it is readable and what arrived, "
             f"{batch.contents}, is untouched. Fix the contract or error_budget_share in the pipeline's file, or the files, and run "
             f"ingest again."
         )
     # the commit before may have been another run's that was killed: its outbox would be overwritten by ours
     quarantine.finish_quarantine(lake, batch.pipeline, batch.source)
-    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
     position = position_after(lake, batch)
     committed = append_once(
         lake,
@@ -114,6 +118,15 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> int:
         f"{counts.quarantined_rows:,}",
     )
     return rows
+
+
+def published_rows(table: Table, batch_id: str) -> list[int]:
+    """Rows that arrived with each other batch that a raw table's snapshots still tell of, the newest last."""
+    summaries = [
+        dict(snapshot.summary.additional_properties) for snapshot in table.metadata.snapshots if snapshot.summary
+    ]
+    others = [summary for summary in summaries if summary.get(BATCH_ID) != batch_id]
+    return [int(summary["perennial.rows"]) for summary in others if "perennial.rows" in summary]
 
 
 @task

@@ -1,5 +1,6 @@
 """`raw` tables: append-only logs of what sources said and when it was known, with where every row came from."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import polars as pl
@@ -7,6 +8,7 @@ import pyarrow as pa
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import Identifier, current_snapshot_id, read_snapshot
+from perennial.spec.checks import References
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import Source
@@ -71,6 +73,28 @@ def read_known(
     """The latest row per key that was known by `as_of`: what is true, as far as one knew then."""
     log = read_log(lake, pipeline, source, as_of, snapshot_id)
     return log.unique(list(pipeline.source(source).key), keep="last", maintain_order=True)
+
+
+def read_references(lake: Lake, pipeline: Pipeline, source: str, as_of: datetime) -> dict[str, pl.DataFrame]:
+    """For each `References` rule of a source, by its name, the keys that rows may refer to."""
+    rules = [rule for rule in pipeline.source(source).rules if isinstance(rule, References)]
+    return {rule.name: read_keys(lake, pipeline, rule.source, list(rule.columns.values()), as_of) for rule in rules}
+
+
+def read_keys(lake: Lake, pipeline: Pipeline, source: str, columns: Sequence[str], as_of: datetime) -> pl.DataFrame:
+    """The distinct values of columns in the latest rows of a source that were known by `as_of`."""
+    declared = pipeline.source(source)
+    identifier = raw_table(lake, pipeline.name, source)
+    if current_snapshot_id(lake, identifier) is None:
+        return pl.DataFrame(schema=contract_columns(declared)).select(columns)
+    order = ["_known_at", "_committed_at", "_position"]
+    wanted = list(dict.fromkeys([*columns, *declared.key, *order]))
+    rows = pl.DataFrame(
+        pl.from_arrow(read_snapshot(lake, identifier, None, wanted, f"_known_at <= '{as_of.isoformat()}'"))
+    )
+    if not set(columns) <= set(declared.key):  # what a key said before it was corrected is no longer so
+        rows = rows.sort(order, maintain_order=True).unique(list(declared.key), keep="last", maintain_order=True)
+    return rows.select(columns).unique()
 
 
 def read_moments(lake: Lake, pipeline: Pipeline, as_of: datetime, snapshot_id: int | None = None) -> pl.DataFrame:

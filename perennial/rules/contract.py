@@ -4,14 +4,17 @@ pandera is the judge. Parsing comes before it, because a field that is not a num
 broken file; so is a field that the file's own format could not hold.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import pandera.polars as pa
 import polars as pl
 
 from perennial.rules.batch import BatchCounts, FailedCheck
+from perennial.rules.compiled import compile_contract
+from perennial.rules.judges import Masks, judge_by_pandera, judge_fused
+from perennial.rules.parsing import parse_block
+from perennial.spec.checks import References, Severity
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import Source
 
@@ -49,15 +52,17 @@ class ColumnsMissing(ValueError):
     """A file lacks columns that the contract promises: no row of it can be judged."""
 
 
-def check_block(source: Source, arrived: pl.DataFrame) -> CheckedBlock:
+def check_block(source: Source, arrived: pl.DataFrame, known: Mapping[str, pl.DataFrame] | None = None) -> CheckedBlock:
     """Judge a block.
 
     Args:
-        arrived: the fields as text, null where empty, and `_position`. Columns that the contract does not name are
-            kept in what is quarantined and left out of what is published.
+        arrived: the fields as text or in types of their own, null where empty, and `_position`. Columns that the
+            contract does not name are kept in what is quarantined and left out of what is published.
+        known: for each `References` rule, by its name, the keys that the other source has.
 
     Raises:
         ColumnsMissing: the contract promises columns that did not arrive.
+        ContractMistake: a check of the contract cannot be run; says nothing of the data.
     """
     columns = contract_columns(source)
     missing = [name for name in columns if name not in arrived.columns]
@@ -67,109 +72,98 @@ def check_block(source: Source, arrived: pl.DataFrame) -> CheckedBlock:
             f"{[name for name in arrived.columns if not name.startswith('_')]}. Nothing was published. Correct the file, "
             "or the contract in the pipeline's file, and run ingest again."
         )
-    parsed = arrived.select(
-        parse_field(pl.col(name), dtype, source.time_zone).alias(name) for name, dtype in columns.items()
-    )
-    unparsed = arrived.select((pl.col(name).is_not_null() & parsed[name].is_null()).alias(name) for name in columns)
-    failures = _parse_failures(columns, unparsed) + _pandera_failures(source.contract, parsed, unparsed)
+    parsed, lost = parse_block(arrived, columns, source.time_zone)
+    masks = {type_check(name, columns[name]): mask for name, mask in lost.items()}
+    judge = judge_by_pandera if source.judge == "pandera" else judge_fused
+    masks |= _without_ours(judge(source.contract, parsed), lost)
     if source.same_key == "violation":
-        repeated = parsed.select(pl.struct(list(source.key)).is_duplicated().alias("again"))["again"].arg_true()
-        failures += [(int(row), f"unique({', '.join(source.key)})") for row in repeated]
-    return _split(source, arrived, parsed, failures)
+        masks[unique_check(source)] = parsed.select(pl.struct(list(source.key)).is_duplicated()).to_series()
+    for rule in source.rules:
+        if isinstance(rule, References):
+            masks[rule.name] = _unknown(parsed, rule, (known or {})[rule.name])
+    return _split(source, arrived, parsed, {name: mask for name, mask in masks.items() if mask.any()})
 
 
-def parse_field(field: pl.Expr, dtype: Any, time_zone: str) -> pl.Expr:
-    """A field of text as the contract's type; null where it cannot be one."""
-    if dtype == pl.String:
-        return field
-    if dtype == pl.Boolean:
-        return field.str.to_lowercase().replace_strict(
-            {"true": True, "1": True, "false": False, "0": False}, default=None
+def check_names(source: Source) -> list[str]:
+    """Every check that a row of the source can fail, by the names that quarantine and reports have."""
+    types = [type_check(name, dtype) for name, dtype in contract_columns(source).items()]
+    names = [*types, *(check.name for check in compile_contract(source.contract))]
+    if source.same_key == "violation":
+        names.append(unique_check(source))
+    return [*names, *(rule.name for rule in source.rules if isinstance(rule, References))]
+
+
+def severity_of(source: Source, name: str) -> Severity:
+    """What is done about a row that fails a check, as the source declares it; by default it is quarantined.
+
+    A field that could not be read cannot be published, whatever is declared of its column.
+    """
+    for rule in source.rules:
+        if isinstance(rule, References) and rule.name == name:
+            return rule.severity
+    for key in severity_keys(name):
+        if (declared := source.severity.get(key)) and not (declared == "warn" and ":type(" in name):
+            return declared
+    return "quarantine"
+
+
+def severity_keys(name: str) -> list[str]:
+    """How a source may speak of a check: by its name, by its name without values, or by its column."""
+    return [name, name.split("(")[0], name.split(":")[0]]
+
+
+def type_check(column: str, dtype: Any) -> str:
+    """The check that a field fails when it cannot be read as its type."""
+    return f"{column}:type({dtype})"
+
+
+def unique_check(source: Source) -> str:
+    """The check that a row fails when its key stands in another row, where that is a violation."""
+    return f"unique({', '.join(source.key)})"
+
+
+def _without_ours(masks: Masks, lost: dict[str, pl.Series]) -> Masks:
+    """A field that could not be read has its own reason; that it is null now is our doing."""
+    for column, unread in lost.items():
+        if (name := f"{column}:not_nullable") in masks:
+            masks[name] = masks[name] & ~unread
+    return masks
+
+
+def _unknown(rows: pl.DataFrame, rule: References, known: pl.DataFrame) -> pl.Series:
+    """Where rows refer to a key that nobody has."""
+    ours = list(rule.columns)
+    keys = known.select(pl.col(theirs).alias(mine) for mine, theirs in rule.columns.items())
+    told = rows.select(ours).with_row_index("_row").drop_nulls(ours)
+    lacking = told.join(keys, on=ours, how="anti")["_row"]
+    return pl.zeros(len(rows), pl.Int8, eager=True).scatter(lacking, 1).cast(pl.Boolean)
+
+
+def _split(source: Source, arrived: pl.DataFrame, parsed: pl.DataFrame, masks: Masks) -> CheckedBlock:
+    severities = {name: severity_of(source, name) for name in masks}
+    rows = parsed.with_columns(arrived["_position"])
+    withheld = [mask for name, mask in masks.items() if severities[name] != "warn"]
+    if withheld:
+        bad = pl.select(pl.any_horizontal(withheld).fill_null(value=False)).to_series()
+        good = rows.filter(~bad)
+        broken = arrived.filter(bad).with_columns(
+            _failed_checks=_names({n: mask.filter(bad) for n, mask in masks.items()})
         )
-    if dtype.is_integer():
-        # 3.0 is an integer that went through a spreadsheet; 3.5 is not one
-        number = field.str.strip_chars().cast(pl.Float64, strict=False)
-        exact = field.str.strip_chars().cast(pl.Int64, strict=False)
-        whole = pl.when(number == number.round(0)).then(number.cast(pl.Int64, strict=False))
-        return exact.fill_null(whole).cast(dtype, strict=False)
-    if dtype == pl.Datetime:
-        return _parse_instant(field, time_zone)
-    if dtype == pl.Date:
-        return field.str.to_date("%Y-%m-%d", strict=False)
-    return field.str.strip_chars().cast(dtype, strict=False)
-
-
-def _parse_instant(field: pl.Expr, time_zone: str) -> pl.Expr:
-    """ISO 8601; without an offset it is in the source's zone. An hour that a clock change skips is none."""
-    text = field.str.replace("T", " ", literal=True).str.replace(r"Z$", "+00:00")
-    zoned = pl.coalesce(
-        text.str.to_datetime(form, time_unit="us", strict=False).dt.convert_time_zone("UTC")
-        for form in ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M%:z")
-    )
-    local = pl.coalesce(
-        text.str.to_datetime(form, time_unit="us", strict=False)
-        for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-    )
-    placed = local.dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null").dt.convert_time_zone(
-        "UTC"
-    )
-    return pl.coalesce(zoned, placed)
-
-
-def _parse_failures(columns: dict[str, Any], unparsed: pl.DataFrame) -> list[tuple[int, str]]:
-    return [(int(row), f"{name}:type({dtype})") for name, dtype in columns.items() for row in unparsed[name].arg_true()]
-
-
-def _pandera_failures(
-    contract: type[pa.DataFrameModel], parsed: pl.DataFrame, unparsed: pl.DataFrame
-) -> list[tuple[int, str]]:
-    try:
-        _schema(contract).validate(parsed, lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        cases = errors.failure_cases
     else:
-        return []
-    if cases["index"].null_count():
-        broken = cases.filter(pl.col("index").is_null()).row(0, named=True)
-        raise ValueError(
-            f"the contract {contract.__name__} cannot judge row by row: {broken['column']}: {broken['check']} fails as a "
-            "whole. Write the check so that it gives one truth value per row."
-        )
-    return [
-        (case["index"], f"{case['column']}:{case['check']}")
-        for case in cases.iter_rows(named=True)
-        # a field that could not be parsed has its own reason; that it is null now is our doing
-        if not (
-            case["check"] == "not_nullable"
-            and case["column"] in unparsed.columns
-            and unparsed[case["column"]][case["index"]]
-        )
-    ]
-
-
-@lru_cache(maxsize=64)
-def _schema(contract: type[pa.DataFrameModel]) -> Any:
-    return contract.to_schema()
-
-
-def _split(
-    source: Source, arrived: pl.DataFrame, parsed: pl.DataFrame, failures: list[tuple[int, str]]
-) -> CheckedBlock:
-    rows = pl.DataFrame(failures, schema={"_row": pl.UInt32, "check": pl.String}, orient="row").unique(
-        maintain_order=True
-    )
-    by_row = rows.group_by("_row", maintain_order=True).agg(_failed_checks="check").sort("_row")
-    bad = arrived[by_row["_row"]].with_columns(by_row["_failed_checks"])
-    keep = pl.Series(range(len(arrived)), dtype=pl.UInt32).is_in(by_row["_row"].implode()).not_()
-    good = parsed.with_columns(arrived["_position"]).filter(keep)
-    failed = rows.group_by("check").len().sort("len", "check", descending=[True, False])
-    nulls = {name: arrived[name].null_count() for name in parsed.columns}
+        good, broken = rows, arrived.head(0).with_columns(_failed_checks=pl.lit([], dtype=pl.List(pl.String)))
     newest: Any = good[source.event_time].max() if source.event_time else None
     counts = BatchCounts(
         rows=len(arrived),
-        quarantined_rows=len(bad),
-        failed={name: FailedCheck(severity="quarantine", rows=number) for name, number in failed.iter_rows()},
-        nulls={name: number for name, number in nulls.items() if number},
+        quarantined_rows=len(broken),
+        failed={name: FailedCheck(severity=severities[name], rows=int(mask.sum())) for name, mask in masks.items()},
+        nulls={name: nulls for name in parsed.columns if (nulls := arrived[name].null_count())},
         newest_event_at=newest,
     )
-    return CheckedBlock(good, bad, counts)
+    return CheckedBlock(good, broken, counts)
+
+
+def _names(masks: Masks) -> pl.Series:
+    """For each row the names of the checks it fails, without a loop over the rows."""
+    failed = pl.DataFrame({str(number): mask for number, mask in enumerate(masks.values())})
+    told = [pl.when(pl.col(str(n))).then(pl.lit(name)) for n, name in enumerate(masks)]
+    return failed.select(pl.concat_list(told).list.drop_nulls()).to_series()

@@ -1,5 +1,6 @@
 """What a pipeline is: the words of a file under `pipelines/`, and the loader that refuses mistakes by name and line."""
 
+from perennial.spec.checks import Freshness, NullShare, References, RowCount
 from perennial.spec.load import PipelineError, list_pipelines, load_pipeline
 from perennial.spec.pipeline import (
     Daily,
@@ -19,14 +20,18 @@ __all__ = [
     "Before",
     "Daily",
     "Files",
+    "Freshness",
     "Hourly",
     "Join",
     "Label",
     "Lookup",
     "Monitoring",
+    "NullShare",
     "Pipeline",
     "PipelineError",
     "Promotion",
+    "References",
+    "RowCount",
     "Schedule",
     "Serving",
     "Source",

@@ -67,6 +67,10 @@ def _run(path: Path) -> ModuleType:
 
 
 def _check(path: Path, pipeline: Pipeline) -> None:
+    from perennial.rules.declared import (
+        find_mistakes,  # rules build on spec; only this and the features' check look back
+    )
+
     sources = {source.name: source for source in pipeline.sources}
     if not sources:
         raise _at(path, "a pipeline needs at least one source, such as Files(...).", "sources")
@@ -74,6 +78,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         raise _at(path, f"two sources have one name: {[source.name for source in pipeline.sources]}.", "sources")
     for source in sources.values():
         _check_source(path, source)
+        for message, words in find_mistakes(source, sources):
+            raise _at(path, message, *words)
     if not pipeline.entity and len(sources) > 1:
         raise _at(path, f"say which source's rows are predicted for: entity= one of {list(sources)}.", "Pipeline()")
     if not isinstance(pipeline.label, Label):
@@ -175,7 +181,6 @@ def _is_cron(text: str) -> bool:
 
 
 def _check_features(path: Path, pipeline: Pipeline) -> None:
-    # rules build on spec; only this check looks back
     from perennial.rules.features import FeatureMistake, input_names, row_schema
 
     function = pipeline.features.__name__ if pipeline.features else "Pipeline()"

@@ -1,12 +1,14 @@
 """What a pipeline says of the data that comes in: sources, their keys, and when a row could have been known."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Literal
 
 import pandera.polars as pa
 import polars as pl
+
+from perennial.spec.checks import BatchRule, Severity, column_pairs
 
 UtcMicroseconds = Annotated[pl.Datetime, "us", "UTC"]
 """The type of every instant in a contract: UTC, in microseconds, as Iceberg's `timestamptz` keeps it."""
@@ -51,6 +53,11 @@ class Source:
         same_key: whether a key seen again is later knowledge (`correction`, kept beside the former) or breaks the
             contract within a batch (`violation`, quarantined).
         error_budget_share: rows that may be quarantined before the whole batch is refused, as a share in [0, 1].
+        severity: what is done about rows that fail a check, if not `quarantine`: by the check's name in reports, with or
+            without its values (`pieces:less_than_or_equal_to`), or by a column's name for all its checks.
+        rules: what a batch as a whole has to keep: `RowCount`, `Freshness`, `NullShare`, `References`.
+        judge: `fused` runs the contract's built-in checks in one pass; `pandera` lets pandera alone judge, for the same
+            verdict, slower.
     """
 
     name: str
@@ -61,6 +68,9 @@ class Source:
     time_zone: str = field(default="UTC", kw_only=True)
     same_key: Literal["correction", "violation"] = field(default="correction", kw_only=True)
     error_budget_share: float = field(default=0.02, kw_only=True)
+    severity: Mapping[str, Severity] = field(default_factory=dict, kw_only=True)
+    rules: Sequence[BatchRule] = field(default=(), kw_only=True)
+    judge: Literal["fused", "pandera"] = field(default="fused", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class AsOf:
     @property
     def columns(self) -> dict[str, str]:
         """The entity's columns and the source's columns they must equal."""
-        return _pairs(self.by)
+        return column_pairs(self.by)
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Lookup:
     @property
     def columns(self) -> dict[str, str]:
         """The entity's columns and the source's columns they must equal."""
-        return _pairs(self.on)
+        return column_pairs(self.on)
 
 
 Join = AsOf | Lookup
@@ -123,11 +133,3 @@ class Label:
     name: str
     expression: pl.Expr = field(compare=False)
     source: str | None = None
-
-
-def _pairs(columns: str | Sequence[str] | dict[str, str]) -> dict[str, str]:
-    if isinstance(columns, str):
-        return {columns: columns}
-    if isinstance(columns, dict):
-        return dict(columns)
-    return {column: column for column in columns}

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Batch, Part
-from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table
+from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table, read_references
 from perennial.lakehouse.staging import stage_files
 from perennial.lakehouse.tables import ensure_table, write_files
 from perennial.rules.batch import BatchCounts
@@ -50,7 +50,10 @@ def stage(request: StageRequest) -> StagedBatch:
     hands = deal_parts(request.batch.parts, slots)
     blocks = ray.data.from_items([{"parts": hand} for hand in hands], override_num_blocks=len(hands))
     # One callable reads, parses, checks and writes: rows never cross the object store.
-    written = blocks.map_batches(StageParts(request), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+    pipeline = load_pipeline(request.batch.pipeline, request.pipelines)
+    # read once, so that all blocks are judged by the same keys
+    known = read_references(request.lake, pipeline, request.batch.source, request.batch.as_of)
+    written = blocks.map_batches(StageParts(request, known), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
     # What the blocks report rides along with them: asking the dataset again would run the plan again.
     parts = written.take_all()
     return StagedBatch(
@@ -75,8 +78,9 @@ def deal_parts(parts: list[Part], slots: int) -> list[list[int]]:
 class StageParts:
     """Stages the parts of one block and yields a row of what it wrote for every data file's worth of rows."""
 
-    def __init__(self, request: StageRequest) -> None:
+    def __init__(self, request: StageRequest, known: dict[str, pl.DataFrame]) -> None:
         self.request = request
+        self.known = known
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
@@ -93,7 +97,7 @@ class StageParts:
     def _check(self, parts: list[Part]) -> Iterator[CheckedBlock]:
         source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
         for rows, unreadable in read_parts(self.request.lake, source, parts, BLOCK_BYTES):
-            yield check_block(source, rows).joined_by(unreadable)
+            yield check_block(source, rows, self.known).joined_by(unreadable)
 
     def _write(self, parts: list[CheckedBlock]) -> pa.Table:
         request, batch = self.request, self.request.batch

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from pyiceberg.exceptions import NoSuchTableError
 
 from flows.ingest import ingest
 from flows.settings import Settings
@@ -16,7 +17,7 @@ from perennial.lakehouse.raw import PROVENANCE, read_known, read_log
 from perennial.lakehouse.tables import read_snapshot
 from perennial.rules.contract import ColumnsMissing
 from tasks.lakehouse import BatchRefused
-from tests.shop import NOON, orders, put, shop
+from tests.shop import FILE, NOON, orders, put, shop, write_shop
 
 BROKEN = "0,pen,2024-05-01T12:00:00Z,1,true\n8,gold,2024-05-01T12:00:00Z,50,true\n9,pen,yesterday,0,\n10,pen\n"
 
@@ -108,3 +109,48 @@ def test_a_missing_column_is_refused_by_name(settings: Settings, lake: Lake) -> 
     with pytest.raises(Exception, match=r"columns \['pieces'\] of the contract are missing.*peaces") as raised:
         ingest("shop", "orders", NOON, settings=settings)
     assert "ColumnsMissing" in repr(raised.value) or isinstance(raised.value, ColumnsMissing)
+
+
+def test_rows_that_refer_to_nothing_are_quarantined_as_known_by_then(
+    settings: Settings, lake: Lake, pipelines: Path
+) -> None:
+    rules = 'error_budget_share=0.5, rules=[References("prices", on="product")]'
+    text = FILE.replace("error_budget_share=0.5", rules).replace("import At,", "import References, At,")
+    write_shop(pipelines, text)
+    put(lake, "prices/1.csv", "product,cents,valid_from\npen,1,2024-01-01\nink,1,2024-01-01\ngold,1,2024-06-01\n")
+    put(lake, "orders/1.csv", orders(1, 6))
+    ingest("shop", "prices", NOON, settings=settings)
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 4}
+    assert rows(lake, "quarantine")["failed_checks"].to_list() == [["product:in_source(prices)"]] * 2
+
+
+def test_a_batch_unlike_those_before_it_is_refused_and_one_to_warn_of_is_not(
+    settings: Settings, lake: Lake, pipelines: Path
+) -> None:
+    rules = 'error_budget_share=0.5, rules=[RowCount(at_most_share=3), Freshness(1, "warn")]'
+    write_shop(
+        pipelines,
+        FILE.replace("error_budget_share=0.5", rules).replace("import At,", "import RowCount, Freshness, At,"),
+    )
+    for day in range(3):
+        put(lake, f"orders/{day}.csv", orders(1 + 2 * day, 2))
+        assert ingest("shop", "orders", NOON + timedelta(days=day), settings=settings) == {"orders": 2}
+    put(lake, "orders/3.csv", orders(7, 7))
+    with pytest.raises(
+        BatchRefused, match=r"is refused: rows:share_of_median\(0.5, 3\): 7 rows, allowed 1 to 6 by the"
+    ):
+        ingest("shop", "orders", NOON, settings=settings)
+
+
+def test_a_check_that_cannot_be_run_is_no_failure_of_the_data(settings: Settings, lake: Lake, pipelines: Path) -> None:
+    check = "return data.lazyframe.select(~("
+    broken = "return data.lazyframe.select(pl.col('pieces').map_elements(lambda n: 1 // (n - n), pl.Int64) > 0) if 1 else (~("
+    write_shop(pipelines, FILE.replace(check, broken))
+    put(lake, "orders/1.csv", orders(1, 2))
+    with pytest.raises(
+        Exception,
+        match=r"check Order:no_bulk_of_gold of the contract Order raised .*ZeroDivisionError.*pipelines/shop.py",
+    ):
+        ingest("shop", "orders", NOON, settings=settings)
+    with pytest.raises(NoSuchTableError):
+        rows(lake, "quarantine")

@@ -1,6 +1,7 @@
 """A block of rows against its contract: the verdict is pandera's, row by row, and every field is read as it was meant."""
 
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pandera.polars as pa
@@ -10,11 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perennial.rules.batch import BatchCounts
-from perennial.rules.contract import ColumnsMissing, check_block, parse_field
-from perennial.spec import At, Files, UtcMicroseconds
+from perennial.rules.contract import ColumnsMissing, check_block
+from perennial.rules.parsing import parse_field
+from perennial.spec import At, Files, References, UtcMicroseconds
 from perennial.spec.load import contract_columns
-
-INSTANT = pl.Datetime("us", "UTC")
 
 
 class Order(pa.DataFrameModel):
@@ -113,6 +113,64 @@ def test_a_key_seen_again_is_quarantined_with_its_twin_where_it_is_a_violation()
     assert {name: check.rows for name, check in checked.counts.failed.items()} == {"unique(order_id)": 2}
 
 
+def test_a_row_that_is_only_warned_of_is_published_and_counted() -> None:
+    source = replace(files(), severity={"weight:less_than_or_equal_to": "warn", "product": "block"})
+    heavy, light = ("1", "pen", "2024-05-01", "101", "1"), ("2", "pen", "2024-05-01", "1", "1")
+    checked = check_block(source, block([heavy, light, ("3", "Pen", "2024-05-01", "101", "1")]))
+    assert checked.good["order_id"].to_list() == [1, 2]
+    assert {name: (check.severity, check.rows) for name, check in checked.counts.failed.items()} == {
+        "weight:less_than_or_equal_to(100)": ("warn", 2),
+        "product:str_matches('^[a-z]+$')": ("block", 1),
+    }
+    assert len(checked.bad["_failed_checks"][0]) == 2  # a row that is kept apart tells of everything
+
+
+def test_a_field_that_cannot_be_read_is_never_published() -> None:
+    source = replace(files(), severity={"weight": "warn"})
+    checked = check_block(source, block([("1", "pen", "2024-05-01", "heavy", "1")]))
+    assert checked.bad["_failed_checks"].to_list() == [["weight:type(Float64)"]]
+
+
+def test_a_row_that_refers_to_a_key_nobody_has_is_kept_apart() -> None:
+    rule = References("products", on={"product": "name"})
+    source = replace(files(), rules=[rule])
+    known = {rule.name: pl.DataFrame({"name": ["pen", "ink"]})}
+    products = ["pen", "gold", None, "ink", "gold"]
+    checked = check_block(
+        source, block([(str(n + 1), name, "2024-05-01", None, "1") for n, name in enumerate(products)]), known
+    )
+    assert checked.good["order_id"].to_list() == [1, 4]
+    assert checked.bad["_failed_checks"].to_list() == [
+        ["product:in_source(products)"],
+        ["product:not_nullable"],  # an empty field refers to nothing
+        ["product:in_source(products)"],
+    ]
+
+
+def test_typed_columns_are_judged_as_text_is() -> None:
+    rows = block([("1", "pen", "2024-05-01", "1.5", "true"), ("0", "gold", "2024-05-01", "11", "false")])
+    typed = rows.with_columns(
+        pl.col("order_id").cast(pl.Float64),
+        pl.col("weight").cast(pl.Float32),
+        pl.col("ordered_at").str.to_date(),
+        returned=pl.Series([True, False]),
+    )
+    told, same = check_block(files(), rows), check_block(files(), typed)
+    assert same.good.equals(told.good)
+    assert same.bad["_failed_checks"].equals(told.bad["_failed_checks"])
+    assert same.counts == told.counts
+
+
+def test_pandera_alone_gives_the_same_halves() -> None:
+    rows = block(
+        [("1", "pen", "2024-05-01", "x", None), ("0", "Pen", "2024-05-01", "-1", "1"), ("2", "gold", "", "11", "1")]
+    )
+    fused, alone = check_block(files(), rows), check_block(replace(files(), judge="pandera"), rows)
+    assert alone.good.equals(fused.good)
+    assert alone.bad.equals(fused.bad)
+    assert alone.counts == fused.counts
+
+
 def test_a_block_counts_its_rows_its_empty_fields_and_its_newest_published_event() -> None:
     good, bad = ("1", "pen", "2024-05-01", None, None), ("0", "pen", "2025-05-01", None, "1")
     unreadable = pl.DataFrame(
@@ -151,68 +209,7 @@ def test_a_check_that_judges_the_whole_block_is_refused() -> None:
 
     source = Files("numbers", "numbers/*.csv", contract=Few, key=["number"])
     arrived = pl.DataFrame({"number": ["1", "2"], "_position": ["f#0", "f#1"]})
-    with pytest.raises(ValueError, match=r"Few cannot judge row by row.*few fails as a whole.*one truth value per row"):
+    with pytest.raises(
+        ValueError, match=r"Few cannot judge row by row.*few judges the rows as a whole.*one truth value per row"
+    ):
         check_block(source, arrived)
-
-
-def utc(*parts: int) -> datetime:
-    """An instant."""
-    return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]  # parts are a date's and a time's
-
-
-@pytest.mark.parametrize(
-    ("dtype", "text", "value"),
-    [
-        (pl.Int64, "3", 3),
-        (pl.Int64, " 3 ", 3),
-        (pl.Int64, "3.0", 3),
-        (pl.Int64, "-3e2", -300),
-        (pl.Int64, "3.5", None),
-        (pl.Int64, "9007199254740993", 9007199254740993),  # one more than a float can tell apart
-        (pl.Int64, "99999999999999999999", None),
-        (pl.Int64, "inf", None),
-        (pl.Int64, "nan", None),
-        (pl.Int64, "three", None),
-        (pl.Int8, "127", 127),
-        (pl.Int8, "128", None),
-        (pl.UInt8, "-1", None),
-        (pl.Float64, " 1.5e3 ", 1500.0),
-        (pl.Float64, "1,5", None),
-        (pl.String, " as it is ", " as it is "),
-        (pl.Boolean, "TRUE", True),
-        (pl.Boolean, "0", False),
-        (pl.Boolean, "yes", None),
-        (pl.Date, "2024-02-29", date(2024, 2, 29)),
-        (pl.Date, "2023-02-29", None),
-    ],
-)
-def test_a_field_is_read_as_it_was_meant_or_not_at_all(dtype: Any, text: str, value: object) -> None:
-    parsed = pl.DataFrame({"field": [text]}).select(
-        parse_field(pl.col("field"), dtype() if isinstance(dtype, type) else dtype, "UTC")
-    )
-    assert parsed.item() == value
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("2013-01-15 12:00:00", utc(2013, 1, 15, 17)),
-        ("2013-07-15T12:00", utc(2013, 7, 15, 16)),
-        ("2013-07-15", utc(2013, 7, 15, 4)),
-        ("2013-07-15 12:00:00.123456", utc(2013, 7, 15, 16, 0, 0, 123456)),
-        ("2013-07-15T12:00:00Z", utc(2013, 7, 15, 12)),
-        ("2013-07-15T12:00Z", utc(2013, 7, 15, 12)),
-        ("2013-07-15T12:00:00+02:00", utc(2013, 7, 15, 10)),
-        ("2013-07-15T12:00:00.5-0330", utc(2013, 7, 15, 15, 30, 0, 500000)),
-        ("2013-03-10 02:30:00", None),  # the hour that New York skipped
-        ("2013-03-10T02:30:00-05:00", utc(2013, 3, 10, 7, 30)),
-        ("2013-11-03 01:30:00", utc(2013, 11, 3, 5, 30)),  # the hour it had twice: the first
-        ("2013-02-29 12:00:00", None),
-        ("1373889600", None),
-        ("", None),
-    ],
-)
-def test_an_instant_without_an_offset_is_in_the_sources_zone(text: str, value: datetime | None) -> None:
-    parsed = pl.DataFrame({"field": [text]}).select(parse_field(pl.col("field"), INSTANT, "America/New_York"))
-    assert parsed.item() == value
-    assert parsed.dtypes == [INSTANT]

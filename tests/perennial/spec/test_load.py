@@ -42,6 +42,105 @@ MISTAKES = {
         "'_cents' of prices: names that begin with _ are",
     ),
     "an error budget": ("budget_share=0.5", "budget_share=50", "error_budget_share=50", r"50 must lie in \[0, 1\]"),
+    "a severity of no check": (
+        "budget_share=0.5",
+        'budget_share=0.5,\n              severity={"pieces:less_than": "warn"}',
+        '"pieces:less_than"',
+        r"no check 'pieces:less_than'; there are .*'pieces:less_than_or_equal_to\(100\)'",
+    ),
+    "a severity that is none": (
+        "budget_share=0.5",
+        'budget_share=0.5,\n              severity={"pieces": "ignore"}',
+        '"pieces": "ignore"',
+        "'ignore' of 'pieces' must be one of",
+    ),
+    "a judge that is none": ("budget_share=0.5", 'budget_share=0.5, judge="me"', 'judge="me"', "'fused' or 'pandera'"),
+    "a pattern that cannot be searched": ("^[a-z]+$", "(?=a)b", "product: str", "product:str_matches.*look-around"),
+    "a bound of another type": (
+        "cents: int = pa.Field(gt=0)",
+        'cents: int = pa.Field(gt="0")',
+        "cents: int",
+        "cents:gr",
+    ),
+    "a check of another type": (
+        "pieces: int = pa.Field(ge=1, le=100)",
+        "pieces: str = pa.Field(ge=1)",
+        "pieces:",
+        "cannot",
+    ),
+    "a default": (
+        "returned: bool = pa.Field(",
+        "returned: bool = pa.Field(default=False, ",
+        "returned:",
+        "fill the empty",
+    ),
+    "an instant without zone": (
+        "cents: int = pa.Field(gt=0)",
+        "cents: pl.Datetime",
+        "cents: pl.Datetime",
+        "'cents' of Price is Datetime.*: instants are UtcMicroseconds",
+    ),
+    "a warning of pandera's": (
+        "pa.Field(ge=1,",
+        "pa.Field(raise_warning=True, ge=1,",
+        "pieces:",
+        "severity={'pieces:gr",
+    ),
+    "a column of a check": (
+        'pl.col("pieces") > 10',
+        'pl.col("amount") > 10',
+        "def no_bulk",
+        "check Order:no_bulk_of_gold .*ColumnNotFoundError.*amount",
+    ),
+    "a check of all rows at once": (
+        'select(~((pl.col("product") == "gold") & (pl.col("pieces") > 10)))',
+        'select(pl.col("pieces").sum() > 10)',
+        "def no_bulk",
+        "Order cannot judge row by row",
+    ),
+    "a batch rule that is none": ("budget_share=0.5", "budget_share=0.5, rules=[3]", "rules=[3]", "3 is none of RowC"),
+    "freshness without time": (
+        'known=At("valid_from")',
+        'known=At("valid_from"),\n              rules=[Freshness(hours=3)]',
+        "rules=[Fresh",
+        "Freshness needs event_time",
+    ),
+    "a batch rule's severity": (
+        "budget_share=0.5",
+        'budget_share=0.5,\n              rules=[RowCount(severity="quarantine")]',
+        "rules=[Row",
+        r"'quarantine' of RowCount must be one of \('block', 'warn'\)",
+    ),
+    "a batch rule's share": (
+        "budget_share=0.5",
+        "budget_share=0.5,\n              rules=[RowCount(at_least_share=3)]",
+        "rules=[Row",
+        "0 <= at_least_share <= at_most_share",
+    ),
+    "a batch rule's column": (
+        "budget_share=0.5",
+        'budget_share=0.5,\n              rules=[NullShare("weight", 0.1)]',
+        '"weight"',
+        "no column 'weight'",
+    ),
+    "a reference's source": (
+        "budget_share=0.5",
+        'budget_share=0.5,\n              rules=[References("price", on="product")]',
+        '"price"',
+        r"'price' is not declared; there are \['orders', 'prices'\]",
+    ),
+    "a reference's column": (
+        "budget_share=0.5",
+        'budget_share=0.5,\n              rules=[References("prices", on={"product": "name"})]',
+        '"name"',
+        "no column 'name' in 'prices'",
+    ),
+    "a reference's type": (
+        "budget_share=0.5",
+        'budget_share=0.5,\n              rules=[References("prices", on={"pieces": "product"})]',
+        '"pieces"',
+        "'pieces' is Int64 and 'product' of 'prices' is String",
+    ),
     "no entity among two": ('entity="orders",', "", "pipeline = ", r"entity= one of \['orders', 'prices'\]"),
     "an unknown entity": ('entity="orders"', 'entity="order"', 'entity="order"', r"'order'.*there are \['orders'"),
     "an unknown joined source": ('Lookup("prices"', 'Lookup("price"', 'Lookup("price"', r"\['orders', 'prices'\]"),
@@ -106,7 +205,7 @@ MISTAKES = {
 def test_a_mistake_is_refused_with_its_file_its_line_and_what_would_be_right(tmp_path: Path, mistake: str) -> None:
     right, wrong, place, says = MISTAKES[mistake]
     names = "At, Before, Files, Label, Lookup,"
-    text = FILE.replace(names, f"AsOf, Daily, Promotion, Schedule, {names}")
+    text = FILE.replace(names, f"AsOf, Daily, Promotion, Schedule, Freshness, NullShare, References, RowCount, {names}")
     assert right in text
     if mistake in ("a name that is not there",):  # within features() only
         before, after = text.split("return orders")
