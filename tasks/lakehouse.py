@@ -52,6 +52,8 @@ def plan_batch(lake: Lake, pipelines: Path, pipeline: str, source: str, as_of: d
     batch = plan(lake, declared, declared.source(source), as_of)
     logger = get_run_logger()
     logger.info("%s/%s: %s", pipeline, source, "nothing new" if batch.is_empty else f"new: {batch.contents}")
+    if batch.alarm:
+        logger.error("%s/%s: %s", pipeline, source, batch.alarm)
     return batch
 
 
@@ -143,6 +145,8 @@ def show_batch(staged: "StagedBatch") -> None:
             for name, check in counts.failed.items()
         ),
     ]
+    if batch.alarm:
+        rows.insert(0, {"what": plain(batch.alarm), "rows": ""})
     show_table(
         f"ingest-{batch.pipeline}-{batch.source}", rows, f"Batch {batch.batch_id} of {batch.pipeline}/{batch.source}"
     )

@@ -4,7 +4,7 @@ The committer and the flow see a position as an opaque string; the modules of `p
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -12,16 +12,18 @@ from pyiceberg.table import Table
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import raw_schema, raw_table
-from perennial.lakehouse.sources import files
+from perennial.lakehouse.sources import files, kafka
 from perennial.lakehouse.sources.files import FilePart
+from perennial.lakehouse.sources.kafka import KafkaPart
 from perennial.lakehouse.tables import ensure_table
+from perennial.spec.kafka import Kafka
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import Files, Source
 
 POSITION = "perennial.position"
 """Table property: the source's position, set in the commit that brings the rows. It outlives snapshots."""
 
-Part = FilePart
+Part = FilePart | KafkaPart
 """What is read on its own, of any kind of source: it has `kind`, `identity` and `weight`."""
 
 
@@ -35,6 +37,7 @@ class Batch(BaseModel, frozen=True):
     previous: str  # the position this batch follows
     parts: list[Part]
     contents: str  # how much it is, as people read it
+    alarm: str = ""  # what nobody may overlook: data that is gone, a source that is another one than before
     as_of: datetime
 
     @property
@@ -51,10 +54,15 @@ def plan_batch(lake: Lake, pipeline: Pipeline, source: Source, as_of: datetime) 
     """What has arrived since the table's position; a batch without parts when nothing has."""
     table = ensure_table(lake, raw_table(lake, pipeline.name, source.name), raw_schema(source))
     previous = table.properties.get(POSITION, "")
+    parts: Sequence[Part]
+    alarm = ""
     match source:
         case Files():
             parts = files.new_parts(lake, source, previous)
             source_id, contents = files.source_id(lake, source), files.describe(parts)
+        case Kafka():
+            parts = kafka.new_parts(lake, source, previous)
+            source_id, contents, alarm = kafka.source_id(parts), kafka.describe(parts), kafka.alarm(previous, parts)
         case _:
             raise TypeError(f"source {source.name!r}: nothing is known of the kind {type(source).__name__}.")
     return Batch(
@@ -63,8 +71,9 @@ def plan_batch(lake: Lake, pipeline: Pipeline, source: Source, as_of: datetime) 
         source_id=source_id,
         batch_id=hashlib.sha256("\n".join([previous, *(p.identity for p in parts)]).encode()).hexdigest()[:16],
         previous=previous,
-        parts=parts,
+        parts=list(parts),
         contents=contents,
+        alarm=alarm,
         as_of=as_of,
     )
 
@@ -74,6 +83,8 @@ def position_after(lake: Lake, batch: Batch) -> str:
     match batch.parts[0]:
         case FilePart():
             return files.position_after(lake, batch)
+        case KafkaPart():
+            return kafka.position_after(batch)
 
 
 def expect_position(batch: Batch) -> Callable[[Table], None]:

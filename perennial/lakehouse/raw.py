@@ -64,7 +64,13 @@ def read_log(
     else:
         arrow = read_snapshot(lake, identifier, snapshot_id, columns, f"_known_at <= '{as_of.isoformat()}'")
         rows = pl.DataFrame(pl.from_arrow(arrow)).select(columns)
-    return rows.sort("_known_at", "_committed_at", "_position", maintain_order=True).drop("_committed_at", "_position")
+    # row 10 of a file comes after its row 9, and so does message 10 of a partition
+    place, number = (
+        pl.col("_position").str.replace(r"\d+$", ""),
+        pl.col("_position").str.extract(r"(\d+)$").cast(pl.Int64),
+    )
+    ordered = rows.sort("_known_at", "_committed_at", place, number, maintain_order=True)
+    return ordered.drop("_committed_at", "_position")
 
 
 def read_known(

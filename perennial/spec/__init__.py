@@ -1,6 +1,7 @@
 """What a pipeline is: the words of a file under `pipelines/`, and the loader that refuses mistakes by name and line."""
 
 from perennial.spec.checks import Freshness, NullShare, References, RowCount
+from perennial.spec.kafka import Kafka
 from perennial.spec.load import PipelineError, list_pipelines, load_pipeline
 from perennial.spec.pipeline import (
     Daily,
@@ -23,6 +24,7 @@ __all__ = [
     "Freshness",
     "Hourly",
     "Join",
+    "Kafka",
     "Label",
     "Lookup",
     "Monitoring",

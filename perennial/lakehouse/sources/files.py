@@ -59,7 +59,8 @@ def source_id(lake: Lake, source: Files) -> str:
 
 def position_after(lake: Lake, batch: "Batch") -> str:
     """Write the manifest of the batch's files and all before them: `<its URI> <its SHA-256>` is the position."""
-    new = pl.DataFrame([{**part.model_dump(), "batch_id": batch.batch_id} for part in batch.parts], schema=_FILES)
+    arrived = [part for part in batch.parts if isinstance(part, FilePart)]
+    new = pl.DataFrame([{**part.model_dump(), "batch_id": batch.batch_id} for part in arrived], schema=_FILES)
     buffer = io.BytesIO()
     pl.concat([read_manifest(lake, batch.previous), new]).write_parquet(buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()

@@ -1,0 +1,236 @@
+"""Messages as rows: JSON, Avro or raw, each with its place; those that are none are kept beside them with the reason."""
+
+import base64
+import io
+import json
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import orjson
+import polars as pl
+import pyarrow as pa
+
+from perennial.spec.kafka import Kafka
+from perennial.spec.load import contract_columns
+
+MAXIMUM_FIELDS = 1_000  # of messages' fields that the contract does not name: a map with a million keys is no table
+_NO_VALUE = "kafka:no_value"  # the marker that deletes a key in a compacted topic
+_REGISTRY = struct.Struct(">bI")  # a zero byte and the schema's id, before each record
+
+
+class NotARow(ValueError):
+    """Why a message is no row: the name of a check, such as `json:syntax`."""
+
+
+@dataclass
+class Messages:
+    """Messages that wait to become a block. What the contract does not ask for is not fetched from them."""
+
+    wanted: frozenset[str]
+    partitions: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    bytes: int = 0
+
+    @staticmethod
+    def of(source: Kafka) -> "Messages":
+        """No messages yet."""
+        wanted = frozenset(_EXTRA) & frozenset(contract_columns(source))
+        return Messages(wanted, extra={name: [] for name in wanted})
+
+    def add(self, messages: list[Any]) -> None:
+        """Take messages as the client gives them."""
+        values = [message.value() for message in messages]
+        self.values += values
+        self.bytes += sum(len(value) for value in values if value)
+        self.partitions += [message.partition() for message in messages]
+        self.offsets += [message.offset() for message in messages]
+        for name in self.wanted:
+            self.extra[name] += [_EXTRA[name](message) for message in messages]
+
+
+def decode(source: Kafka, messages: Messages) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A block of (rows, messages that are none).
+
+    Rows have the messages' fields and the contract's columns, `_position` (`topic[partition]@offset`) and what the
+    contract names of `kafka_key`, `kafka_headers` and `kafka_timestamp`. The others have `message`, or `message_base64`
+    where it is not text, `_position` and `_failed_checks`.
+    """
+    reasons: dict[int, str] = {}
+    rows = _FORMATS[source.format](source, messages.values, reasons)
+    frame = pl.DataFrame(
+        {"partition": messages.partitions, "offset": messages.offsets, **messages.extra}, schema_overrides=_EXTRA_TYPES
+    )
+    place = pl.format("{}[{}]@{}", pl.lit(source.topic), "partition", "offset")
+    places = frame.select(*sorted(messages.wanted), _position=place)
+    good = pl.Series(range(len(messages.values)), dtype=pl.UInt32)
+    if reasons:
+        good = good.filter(~good.is_in(sorted(reasons)))
+    arrived = rows.drop(places.columns, strict=False).hstack(places[good])
+    return arrived, _unreadable(messages.values, reasons, places["_position"])
+
+
+def _json_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
+    """Every field as text, null where it is null or missing.
+
+    orjson judges each message, because Polars takes `\\ud800` for a letter and skips empty lines: then no row would stand
+    at its offset. It also tells the fields' names. Polars reads the fields, all messages at once.
+    """
+    names: set[str] = set()
+    lines = []
+    for number, value in enumerate(values):
+        try:
+            found = orjson.loads(value or b"")
+        except orjson.JSONDecodeError:
+            reasons[number] = _NO_VALUE if value is None else "json:syntax"
+            continue
+        if type(found) is not dict:
+            reasons[number] = "json:object"
+            continue
+        names.update(found)
+        # inside of JSON a line break is only ever white space
+        assert value is not None  # then it would be none of JSON
+        lines.append(value.replace(b"\n", b" ") if b"\n" in value else value)
+    declared = list(contract_columns(source))
+    schema = dict.fromkeys([*declared, *sorted(names - {*declared})[:MAXIMUM_FIELDS]], pl.String)
+    if not lines:
+        return pl.DataFrame(schema=schema)
+    rows = pl.read_ndjson(io.BytesIO(b"\n".join(lines)), schema=schema)
+    if len(rows) != len(lines):
+        raise RuntimeError(
+            f"{source.topic}: {len(lines)} messages were read as {len(rows)} rows. Nothing was published."
+        )
+    return rows
+
+
+def _avro_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
+    """Fields with the types of their schema; bytes as base64, because they cannot be kept in a quarantined row."""
+    records: list[dict[str, Any]] = []
+    schemas = _parsed_schemas(json.dumps({str(number): schema for number, schema in source.avro_schemas.items()}))
+    for _ in _judge(values, reasons, lambda value: records.append(_avro_record(schemas, value))):
+        pass
+    names = dict.fromkeys([*contract_columns(source), *(name for record in records for name in record)])
+    columns = {name: _column([record.get(name) for record in records]) for name in names}
+    return pl.DataFrame(columns)
+
+
+def _raw_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
+    """The whole message as `value`, or as `value_base64` where the contract names that."""
+    if "value_base64" in contract_columns(source):
+        kept = list(_judge(values, reasons, len))
+        return pl.DataFrame({"value_base64": kept}, {"value_base64": pl.Binary}).select(
+            pl.col("value_base64").bin.encode("base64")
+        )
+    texts: list[str] = []
+    for _ in _judge(values, reasons, lambda value: texts.append(_text(value))):
+        pass
+    return pl.DataFrame({"value": texts}, {"value": pl.String})
+
+
+_FORMATS = {"json": _json_rows, "avro": _avro_rows, "raw": _raw_rows}
+
+
+def _judge(values: list[bytes | None], reasons: dict[int, str], judge: Callable[[bytes], object]) -> Iterable[bytes]:
+    """Yield the messages that are rows; note the others' reasons by their number."""
+    for number, value in enumerate(values):
+        if value is None:
+            reasons[number] = _NO_VALUE
+            continue
+        try:
+            judge(value)
+        except NotARow as reason:
+            reasons[number] = str(reason)
+        else:
+            yield value
+
+
+def _avro_record(schemas: dict[str, Any], value: bytes) -> dict[str, Any]:
+    import fastavro
+
+    schema, stream = schemas.get("None"), io.BytesIO(value)
+    if schema is None:
+        head = stream.read(_REGISTRY.size)
+        if len(head) < _REGISTRY.size or head[0]:
+            raise NotARow("avro:schema_id")
+        schema = schemas.get(str(_REGISTRY.unpack(head)[1]))
+        if schema is None:
+            raise NotARow("avro:schema_unknown")
+    try:
+        record = fastavro.schemaless_reader(stream, schema)
+    except Exception as error:  # fastavro raises whatever it stumbles over: EOFError, IndexError, UnicodeDecodeError
+        raise NotARow("avro:record") from error
+    if stream.tell() != len(value) or not isinstance(record, dict):
+        raise NotARow("avro:record")
+    return record
+
+
+@cache
+def _parsed_schemas(schemas: str) -> dict[str, Any]:
+    import fastavro
+
+    return {number: fastavro.parse_schema(json.loads(schema)) for number, schema in json.loads(schemas).items()}
+
+
+def _column(values: list[Any]) -> pl.Series:
+    array = pa.array(values)
+    if pa.types.is_binary(array.type):
+        return pl.Series(array).bin.encode("base64")
+    if pa.types.is_null(array.type):
+        return pl.Series(values, dtype=pl.String)
+    return pl.Series(array)
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise NotARow("raw:utf8") from error
+
+
+def _unreadable(values: list[bytes | None], reasons: dict[int, str], positions: pl.Series) -> pl.DataFrame:
+    rows = [
+        {**_kept(values[number]), "_position": positions[number], "_failed_checks": [reason]}
+        for number, reason in sorted(reasons.items())
+    ]
+    kept = {"message": pl.String, "message_base64": pl.String}
+    return pl.DataFrame(rows, {**kept, "_position": pl.String, "_failed_checks": pl.List(pl.String)})
+
+
+def _kept(value: bytes | None) -> dict[str, str | None]:
+    try:
+        return {"message": value if value is None else value.decode(), "message_base64": None}
+    except UnicodeDecodeError:
+        return {"message": None, "message_base64": base64.b64encode(value or b"").decode()}
+
+
+def _key(message: Any) -> str | None:
+    key: bytes | None = message.key()
+    return key if key is None else key.decode(errors="replace")
+
+
+def _headers(message: Any) -> str | None:
+    headers = message.headers()
+    return headers and json.dumps([[name, value and value.decode(errors="replace")] for name, value in headers])
+
+
+def _timestamp(message: Any) -> int | None:
+    kind, milliseconds = message.timestamp()
+    return milliseconds * 1000 if kind else None
+
+
+_EXTRA: dict[str, Callable[[Any], Any]] = {
+    "kafka_key": _key,
+    "kafka_headers": _headers,
+    "kafka_timestamp": _timestamp,
+}
+_EXTRA_TYPES: dict[str, type[pl.DataType] | pl.DataType] = {
+    "partition": pl.Int32,
+    "offset": pl.Int64,
+    "kafka_key": pl.String,
+    "kafka_headers": pl.String,
+    "kafka_timestamp": pl.Datetime("us", "UTC"),
+}
