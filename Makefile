@@ -57,8 +57,10 @@ deploy: setup ## Upsert every deployment, schedule and automation on the running
 land: setup ## Put a file where a source looks: FILE=sales.csv TO=houses/sales.csv
 	@$(STACK) run -- $(abspath $(BIN))/python -m deployments.land "$(FILE)" "$(TO)"
 
-run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1]
-	@$(STACK) run -- prefect deployment run "$(subst _,-,$(FLOW))/$(FLOW)" --param pipeline=$(PIPELINE) $(if $(VERSION),--param version=$(VERSION)) --watch
+run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1 SOURCE=... BATCH=... CHECK=...]
+	@$(STACK) run -- prefect deployment run "$(subst _,-,$(FLOW))/$(FLOW)" --param pipeline=$(PIPELINE) \
+		$(if $(VERSION),--param version=$(VERSION)) $(if $(SOURCE),--param 'source="$(SOURCE)"') \
+		$(if $(BATCH),--param 'batch="$(BATCH)"') $(if $(CHECK),--param 'check="$(CHECK)"') --watch
 
 demo: setup ## The whole loop on real data (MONTHS=12 for the whole year); the stack stays up
 	@$(BIN)/python -m deployments.demo $(if $(MONTHS),--months $(MONTHS))

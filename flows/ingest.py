@@ -2,6 +2,8 @@
 
 source ─► stage (Ray) ─► verdict ─┬─► raw          one commit: rows, position, outbox
                                   └─► quarantine   finished from the outbox, once
+
+A refused batch goes to quarantine whole; its commit brings no rows, and `repair` brings them back.
 """
 
 from datetime import datetime
@@ -11,7 +13,16 @@ from prefect import flow
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from perennial.lakehouse.positions import PositionMoved
-from tasks.lakehouse import finish_quarantine, list_sources, plan_batch, publish_batch, show_batch, stage_batch
+from tasks.lakehouse import (
+    finish_quarantine,
+    judge_staged,
+    list_sources,
+    plan_batch,
+    publish_batch,
+    show_batch,
+    stage_batch,
+)
+from tasks.refusal import BatchRefused, refuse_batch, refused
 
 PLANS = 5  # how often another run may be faster before this one leaves the field to it
 
@@ -25,28 +36,47 @@ def ingest(
     Args:
         source: one source of the pipeline; by default all.
         as_of: when rows of sources that do not declare it became known; by default the run's scheduled start.
+
+    Raises:
+        BatchRefused: after every source had its turn; the message has each refused batch and what to do.
     """
     settings = settings or Settings()
     as_of = utc(as_of or scheduled_start())
     sources = [source] if source else list_sources(settings.pipelines_dir, pipeline)
-    return {name: ingest_source(pipeline, name, as_of, settings) for name in sources}
+    published, refusals = {}, []
+    for name in sources:
+        try:
+            published[name] = ingest_source(pipeline, name, as_of, settings)
+        except BatchRefused as refusal:
+            refusals.append(refusal)  # one source's bad batch is no reason to leave the others' data outside
+    if refusals:
+        raise BatchRefused("\n".join(str(refusal) for refusal in refusals)) from refusals[0]
+    return published
 
 
 def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Settings) -> int:
-    """Bring one source up to date; return the rows that were published."""
+    """Bring one source up to date; return the rows that were published.
+
+    Raises:
+        BatchRefused: once its commit and its quarantine stand.
+    """
     for plan in range(1, PLANS + 1):
         finish_quarantine(settings.lake, pipeline, source)
         batch = plan_batch(settings.lake, settings.pipelines_dir, pipeline, source, as_of)
         if batch.is_empty:
             return 0
         staged = stage_batch(settings.compute, settings.lake, settings.pipelines_dir, batch)
+        if refusal := judge_staged(settings.lake, settings.pipelines_dir, staged):
+            staged = refuse_batch(settings.compute, settings.lake, settings.pipelines_dir, staged, refusal)
         try:
-            rows = publish_batch(settings.lake, settings.pipelines_dir, staged)
+            published = publish_batch(settings.lake, settings.pipelines_dir, staged)
         except PositionMoved:
             if plan == PLANS:
                 raise
             continue
         finish_quarantine(settings.lake, pipeline, source)
         show_batch(staged)
-        return rows
+        if published.refusal:
+            raise refused(published)
+        return published.rows
     raise AssertionError("the loop returns or raises")

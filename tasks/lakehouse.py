@@ -1,6 +1,7 @@
 """The lakehouse's effects in a run: plan a batch, publish it, finish its quarantine."""
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from perennial.lakehouse.positions import POSITION, Batch, expect_position, posi
 from perennial.lakehouse.positions import plan_batch as plan
 from perennial.lakehouse.raw import raw_schema, raw_table
 from perennial.lakehouse.staging import staged_files
-from perennial.lakehouse.tables import ensure_table
+from perennial.lakehouse.tables import ensure_table, snapshot_summary
 from perennial.rules.batch import judge_batch
 from perennial.rules.features import contract_hash
 from perennial.spec import load_pipeline
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
     from ray_jobs.ingest.stage import StagedBatch
 
 
-class BatchRefused(ValueError):
-    """Too many rows of a batch broke the contract. Nothing of it is readable; its files are where they arrived."""
+@dataclass(frozen=True)
+class PublishedBatch:
+    """A batch as it stands in `raw`: the rows it brought, or why it was refused."""
+
+    batch: Batch
+    rows: int
+    refusal: str = ""
 
 
 @task
@@ -60,74 +66,102 @@ def plan_batch(lake: Lake, pipelines: Path, pipeline: str, source: str, as_of: d
 @task(timeout_seconds=4 * 3600)
 def stage_batch(compute: Compute, lake: Lake, pipelines: Path, batch: Batch) -> "StagedBatch":
     """Check the batch on Ray and write both halves as files that no table refers to."""
-    from ray_jobs.ingest.stage import StageRequest, stage
+    return stage(compute, lake, pipelines, batch)
+
+
+def stage(compute: Compute, lake: Lake, pipelines: Path, batch: Batch, refused: bool = False) -> "StagedBatch":
+    """As `stage_batch`; a refused batch goes to quarantine, all of it."""
+    from ray_jobs.ingest.stage import StageRequest
+    from ray_jobs.ingest.stage import stage as job
 
     request = StageRequest(
-        lake=lake, batch=batch, run_id=str(flow_run.id or ""), committed_at=datetime.now(UTC), pipelines=pipelines
+        lake=lake,
+        batch=batch,
+        run_id=str(flow_run.id or ""),
+        committed_at=datetime.now(UTC),
+        pipelines=pipelines,
+        refused=refused,
     )
-    return run_job(compute, stage, request)
+    return run_job(compute, job, request)
+
+
+@task
+def judge_staged(lake: Lake, pipelines: Path, staged: "StagedBatch") -> str:
+    """Why a staged batch is refused whole, as people read it; empty to publish it."""
+    batch = staged.batch
+    source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
+    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
+    verdict = judge_batch(source, staged.counts, batch.as_of, published_rows(table, batch.batch_id))
+    for rule in verdict.rules:
+        if not rule.passed:
+            get_run_logger().warning(
+                "%s/%s: batch %s: %s: %s", batch.pipeline, batch.source, batch.batch_id, rule.name, rule.detail
+            )
+    return verdict.refusal or ""
 
 
 @task(timeout_seconds=1200)  # no retries: the committer has its own, and only it knows what landed
-def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> int:
-    """Make a staged batch visible in one commit with its position and outbox, or refuse it whole; return its rows.
+def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> PublishedBatch:
+    """Make a staged batch visible in one commit with its position and outbox.
+
+    A refused one commits no rows, but the position, so that newer data is not held up, and the outbox, so that all its
+    rows come to quarantine.
+
+    Returns:
+        What stands in `raw`: also when another run had published the batch already, perhaps with another verdict.
 
     Raises:
-        BatchRefused: more rows broke the contract than the source's error budget allows.
         PositionMoved: another run committed data of this source meanwhile; plan again.
     """
     batch, counts = staged.batch, staged.counts
     source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
     name = f"{batch.pipeline}/{batch.source}"
-    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
-    verdict = judge_batch(source, counts, batch.as_of, published_rows(table, batch.batch_id))
-    for rule in verdict.rules:
-        if not rule.passed:
-            get_run_logger().warning("%s: batch %s: %s: %s", name, batch.batch_id, rule.name, rule.detail)
-    if verdict.refusal:
-        raise BatchRefused(
-            f"batch {batch.batch_id} of {name} is refused: {verdict.refusal} Nothing of it is readable and what arrived, "
-            f"{batch.contents}, is untouched. Fix the contract or error_budget_share in the pipeline's file, or the files, and run "
-            f"ingest again."
-        )
     # the commit before may have been another run's that was killed: its outbox would be overwritten by ours
     quarantine.finish_quarantine(lake, batch.pipeline, batch.source)
+    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
     position = position_after(lake, batch)
+    told = {
+        "perennial.source-id": batch.source_id,
+        "perennial.positions": position,
+        "perennial.run-id": str(flow_run.id or ""),
+        "perennial.code": contract_hash(source),
+        "perennial.rows": str(counts.rows),
+        "perennial.quarantined-rows": str(counts.rows - staged.published_rows),
+        "perennial.refusal": staged.refusal,
+    }
     committed = append_once(
         lake,
         raw_table(lake, batch.pipeline, batch.source),
         staged_files(table, staged.rows),
         batch.batch_id,
-        summary={
-            "perennial.source-id": batch.source_id,
-            "perennial.positions": position,
-            "perennial.run-id": str(flow_run.id or ""),
-            "perennial.code": contract_hash(source),
-            "perennial.rows": str(counts.rows),
-            "perennial.quarantined-rows": str(counts.quarantined_rows),
-        },
+        summary=told,
         properties={POSITION: position, quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine])},
         expect=expect_position(batch),
     )
-    rows = counts.rows - counts.quarantined_rows
-    how = "was already published" if committed.already else "published"
+    # what another run committed of this batch is told by its snapshot, unless that has expired since
+    stands = told | snapshot_summary(table.refresh(), committed.snapshot_id)
+    quarantined = int(stands["perennial.quarantined-rows"])
+    published = PublishedBatch(
+        batch=batch, rows=int(stands["perennial.rows"]) - quarantined, refusal=stands["perennial.refusal"]
+    )
     get_run_logger().info(
-        "%s: batch %s %s: %s rows, %s quarantined",
+        "%s: batch %s %s%s: %s rows, %s quarantined",
         name,
         batch.batch_id,
-        how,
-        f"{rows:,}",
-        f"{counts.quarantined_rows:,}",
+        "was already " if committed.already else "",
+        "refused" if published.refusal else "published",
+        f"{published.rows:,}",
+        f"{quarantined:,}",
     )
-    return rows
+    return published
 
 
 def published_rows(table: Table, batch_id: str) -> list[int]:
-    """Rows that arrived with each other batch that a raw table's snapshots still tell of, the newest last."""
+    """Rows that arrived with each other published batch that a raw table's snapshots still tell of, the newest last."""
     summaries = [
         dict(snapshot.summary.additional_properties) for snapshot in table.metadata.snapshots if snapshot.summary
     ]
-    others = [summary for summary in summaries if summary.get(BATCH_ID) != batch_id]
+    others = [s for s in summaries if s.get(BATCH_ID) != batch_id and not s.get("perennial.refusal")]
     return [int(summary["perennial.rows"]) for summary in others if "perennial.rows" in summary]
 
 
@@ -138,8 +172,9 @@ def show_batch(staged: "StagedBatch") -> None:
     rows: list[dict[str, object]] = [
         {"what": "parts that arrived", "rows": len(batch.parts)},
         {"what": "rows that arrived", "rows": counts.rows},
-        {"what": "published", "rows": counts.rows - counts.quarantined_rows},
-        {"what": "quarantined", "rows": counts.quarantined_rows},
+        {"what": "published", "rows": staged.published_rows},
+        {"what": "quarantined", "rows": counts.rows - staged.published_rows},
+        *([{"what": f"refused: {plain(staged.refusal)}", "rows": counts.rows}] if staged.refusal else []),
         *(
             {"what": f"failed {plain(name)} ({check.severity})", "rows": check.rows}
             for name, check in counts.failed.items()

@@ -1,22 +1,77 @@
-"""Rows that broke the contract, kept with every check they failed.
+"""Rows that broke the contract, kept with every check they failed, and what `repair` has brought back of them.
 
 Two tables cannot be committed together, so the `raw` commit names the staged quarantine files: its outbox. Appending
 them is idempotent by batch id, and whoever comes next finishes it first.
+
+No row leaves the table when it is repaired. A repaired row stands in `raw` under the batch and the position it has
+here, so what is *open* follows from the two tables, and one commit to `raw` repairs: there is no moment at which a row
+is in both halves, or in neither.
 """
 
+import hashlib
+from collections.abc import Callable
+
+import polars as pl
+from pydantic import BaseModel
 from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, NotNull
+from pyiceberg.table import Table
 
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.raw import QUARANTINE, raw_table
+from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, raw_schema, raw_table
 from perennial.lakehouse.staging import staged_files
-from perennial.lakehouse.tables import ensure_table
+from perennial.lakehouse.tables import current_snapshot_id, ensure_table, read_snapshot
+from perennial.rules.features import contract_hash, repair_hash
+from perennial.spec.pipeline import Pipeline
+from perennial.spec.sources import Source
 
 OUTBOX = "perennial.outbox"
 """Property of a raw table: `<batch id> <uri of a staged manifest> ...` of its last commit."""
 
 FINISHED = "perennial.finished."
 """Property of the quarantine table, by source: the last batch whose outbox was appended."""
+
+LAST_REPAIR = "perennial.repair"
+"""Property of a raw table: its last repair. It is set with the rows, and the next repair is planned on it."""
+
+WHERE = ("batch_id", "position")
+"""What tells a quarantined row from every other of its source."""
+
+
+class Repair(BaseModel, frozen=True):
+    """The open rows that one repair looks at. The same choice after the same repair is the same repair.
+
+    Args:
+        batch: only rows of this batch; empty: of all.
+        check: only rows that failed a check whose name begins so; empty: whatever they failed.
+        previous: the repair that this one follows.
+        raw_snapshot, quarantine_snapshot: what it sees of the two tables; None where one was never written.
+    """
+
+    pipeline: str
+    source: str
+    batch: str
+    check: str
+    repair_id: str
+    previous: str
+    raw_snapshot: int | None
+    quarantine_snapshot: int | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever quarantined."""
+        return self.quarantine_snapshot is None
+
+    @property
+    def rows(self) -> BooleanExpression:
+        """The rows of the quarantine table that it has to look at."""
+        mine: BooleanExpression = EqualTo("source", self.source)
+        return And(mine, EqualTo("batch_id", self.batch)) if self.batch else mine
+
+
+class RepairMoved(RuntimeError):
+    """Another run repaired rows of this source meanwhile. Nothing of this repair was committed; plan again."""
 
 
 def finish_quarantine(lake: Lake, pipeline: str, source: str) -> bool:
@@ -39,3 +94,71 @@ def finish_quarantine(lake: Lake, pipeline: str, source: str) -> bool:
         properties={FINISHED + source: batch},
     )
     return not committed.already
+
+
+def read_open_quarantine(lake: Lake, pipeline: str, source: str) -> pl.DataFrame:
+    """The quarantined rows of a source that were not repaired: with `raw`, every row that ever arrived, once.
+
+    Right once the outbox is finished; until then the rows in it are in neither.
+    """
+    identifier = lake.table(pipeline, "quarantine")
+    if current_snapshot_id(lake, identifier) is None:
+        return pl.DataFrame(pl.from_arrow(QUARANTINE.empty_table()))
+    kept = read_snapshot(lake, identifier, row_filter=EqualTo("source", source))
+    raw = lake.catalog().load_table(raw_table(lake, pipeline, source))
+    return open_rows(pl.DataFrame(pl.from_arrow(kept)), _repaired(lake, raw, None))
+
+
+def plan_repair(lake: Lake, pipeline: Pipeline, source: Source, batch: str, check: str) -> Repair:
+    """What there is to repair now."""
+    raw = ensure_table(lake, raw_table(lake, pipeline.name, source.name), raw_schema(source))
+    previous, seen = raw.properties.get(LAST_REPAIR, ""), raw.current_snapshot()
+    identifier = lake.table(pipeline.name, "quarantine")
+    quarantine = current_snapshot_id(lake, identifier)
+    if quarantine is not None:
+        ensure_table(lake, identifier, QUARANTINE)  # one that an older version made lacks columns
+    words = [previous, source.name, batch, check, contract_hash(source), repair_hash(source), str(quarantine)]
+    return Repair(
+        pipeline=pipeline.name,
+        source=source.name,
+        batch=batch,
+        check=check,
+        repair_id=f"repair-{hashlib.sha256(chr(10).join(words).encode()).hexdigest()[:16]}",
+        previous=previous,
+        raw_snapshot=seen.snapshot_id if seen else None,
+        quarantine_snapshot=quarantine,
+    )
+
+
+def repaired_before(lake: Lake, repair: Repair) -> pl.DataFrame:
+    """Where the rows stood that earlier repairs brought back, as far as this one may meet them."""
+    raw = lake.catalog().load_table(raw_table(lake, repair.pipeline, repair.source))
+    return _repaired(lake, raw, repair.raw_snapshot, repair.batch)
+
+
+def open_rows(rows: pl.DataFrame, repaired: pl.DataFrame) -> pl.DataFrame:
+    """The rows of quarantine that are not among the repaired."""
+    return rows.join(repaired, on=WHERE, how="anti", maintain_order="left")
+
+
+def expect_repair(repair: Repair) -> Callable[[Table], None]:
+    """The committer's check: nobody repaired rows of the source since this repair was planned."""
+
+    def check(table: Table) -> None:
+        if table.properties.get(LAST_REPAIR, "") != repair.previous:
+            raise RepairMoved(
+                f"{repair.repair_id} of {repair.pipeline}/{repair.source}: another run repaired rows of this source since "
+                "it was planned. Nothing of it was committed; running repair again brings back what is still open."
+            )
+
+    return check
+
+
+def _repaired(lake: Lake, raw: Table, snapshot_id: int | None, batch: str = "") -> pl.DataFrame:
+    if LAST_REPAIR not in raw.properties:
+        return pl.DataFrame(schema=dict.fromkeys(WHERE, pl.String))
+    wanted: BooleanExpression = NotNull(REPAIRED_AT.name)
+    if batch:
+        wanted = And(wanted, EqualTo("_batch_id", batch))
+    found = raw.scan(wanted, selected_fields=("_batch_id", "_position"), snapshot_id=snapshot_id).to_arrow()
+    return pl.DataFrame(pl.from_arrow(found)).select(batch_id="_batch_id", position="_position")

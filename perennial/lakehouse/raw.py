@@ -24,15 +24,21 @@ PROVENANCE = pa.schema(
     ]
 )
 
+REPAIRED_AT = pa.field("_repaired_at", pa.timestamp("us", "UTC"))
+"""When `repair` brought the row; null where it passed at once. The rest of its provenance is as if it had passed then,
+so that a row which was repaired late does not override what the source said after it."""
+
 QUARANTINE = pa.schema(
     [
         ("source", pa.string()),
         ("raw_row", pa.string()),  # JSON of the fields as they arrived, so that rows of all sources share a table
+        ("arrived_schema", pa.string()),  # their types: with them the row can be rebuilt (perennial.rules.raw_rows)
         ("failed_checks", pa.list_(pa.string())),
         ("position", pa.string()),
         ("batch_id", pa.string()),
         ("run_id", pa.string()),
         ("contract_version", pa.string()),
+        ("as_of", pa.timestamp("us", "UTC")),  # of the run that brought the row: what was known when
         ("quarantined_at", pa.timestamp("us", "UTC")),
     ]
 )
@@ -44,9 +50,9 @@ def raw_table(lake: Lake, pipeline: str, source: str) -> Identifier:
 
 
 def raw_schema(source: Source) -> pa.Schema:
-    """The contract's columns, then where each row came from."""
+    """The contract's columns, then where each row came from and whether it was repaired."""
     empty = pl.DataFrame(schema=contract_columns(source)).to_arrow()
-    return pa.schema([*empty.schema, *PROVENANCE])
+    return pa.schema([*empty.schema, *PROVENANCE, REPAIRED_AT])
 
 
 def read_log(

@@ -3,10 +3,13 @@
 import uuid
 from collections.abc import Iterable, Sequence
 
+import polars as pl
+import pyarrow as pa
 from pyiceberg.manifest import DataFile, ManifestEntry, ManifestEntryStatus, ManifestFile, write_manifest
 from pyiceberg.table import Table
 
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.tables import Identifier, ensure_table, write_files
 
 
 def stage_files(lake: Lake, table: Table, files: Sequence[DataFile], batch: str) -> str:
@@ -29,6 +32,14 @@ def stage_files(lake: Lake, table: Table, files: Sequence[DataFile], batch: str)
                 )
             )
     return uri
+
+
+def stage_rows(lake: Lake, identifier: Identifier, schema: pa.Schema, rows: pl.DataFrame, batch: str) -> str:
+    """Write rows as data files of a table, which is made if need be; return the manifest's URI, "" without rows."""
+    if rows.is_empty():
+        return ""
+    table = ensure_table(lake, identifier, schema)
+    return stage_files(lake, table, write_files(table, rows.to_arrow(), batch), batch)
 
 
 def staged_files(table: Table, manifests: Iterable[str]) -> list[DataFile]:

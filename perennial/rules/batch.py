@@ -12,6 +12,9 @@ from perennial.spec.sources import Source
 
 LEAST_HISTORY = 3  # batches, below which a median says little
 
+REFUSED = "batch:refused"
+"""The check that every row of a refused batch fails, after those it fails itself."""
+
 
 class FailedCheck(BaseModel, frozen=True):
     """How many rows failed a check, and what is done about each of them."""

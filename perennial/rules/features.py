@@ -107,6 +107,11 @@ def contract_hash(source: Source) -> str:
     return _digest(inspect.getsource(source.contract), repr(source.key), source.same_key, *told)
 
 
+def repair_hash(source: Source) -> str:
+    """The version of a source's repair function; of none where it has none."""
+    return _digest(inspect.getsource(source.repair) if source.repair else "")
+
+
 def pipeline_code_hash(pipeline: Pipeline) -> str:
     """Of everything in a pipeline that decides what a model sees."""
     return _digest(

@@ -1,6 +1,6 @@
 """What a pipeline says of the data that comes in: sources, their keys, and when a row could have been known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -58,6 +58,8 @@ class Source:
         rules: what a batch as a whole has to keep: `RowCount`, `Freshness`, `NullShare`, `References`.
         judge: `fused` runs the contract's built-in checks in one pass; `pandera` lets pandera alone judge, for the same
             verdict, slower.
+        repair: mends quarantined rows before `repair` judges them again. Called for rows that arrived with the same
+            fields, which it gets as they arrived, with `_position` and `_failed_checks`; it returns every one of them.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Source:
     severity: Mapping[str, Severity] = field(default_factory=dict, kw_only=True)
     rules: Sequence[BatchRule] = field(default=(), kw_only=True)
     judge: Literal["fused", "pandera"] = field(default="fused", kw_only=True)
+    repair: Callable[[pl.DataFrame], pl.DataFrame] | None = field(default=None, kw_only=True, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

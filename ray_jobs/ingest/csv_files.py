@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,12 +29,13 @@ def read_csv(stream: Any, path: str, block_bytes: int) -> Iterator[tuple[pl.Data
     start = stream.read(HEADER_BYTES)
     names = _header(start, path)
     unreadable: list[dict[str, Any]] = []
+    numbers = itertools.count(1)  # across blocks: a position names one line of a file
 
     def keep(row: pc.InvalidRow) -> str:
         unreadable.append(
             {
                 "line": row.text,
-                "_position": f"{path}#unreadable {len(unreadable) + 1}",
+                "_position": f"{path}#unreadable {next(numbers)}",
                 "_failed_checks": [f"csv:columns(expected {row.expected_columns}, found {row.actual_columns})"],
             }
         )

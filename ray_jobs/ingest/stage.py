@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from pydantic import BaseModel
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Batch, Part
 from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table, read_references
-from perennial.lakehouse.staging import stage_files
-from perennial.lakehouse.tables import ensure_table, write_files
+from perennial.lakehouse.staging import stage_rows
 from perennial.rules.batch import BatchCounts
-from perennial.rules.contract import CheckedBlock, check_block
+from perennial.rules.contract import check_block
 from perennial.rules.features import contract_hash, known_at
 from perennial.spec.load import load_pipeline
+from ray_jobs.ingest.kept import broken_rows, held_bytes, quarantine_rows, refused_rows
 from ray_jobs.ingest.read import read_parts
 
 BLOCK_BYTES = 64 * 1024 * 1024
@@ -26,22 +27,46 @@ FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is close
 
 
 class StageRequest(BaseModel, frozen=True):
-    """What to stage. `committed_at`: the clock, read by the flow."""
+    """What to stage. `committed_at`: the clock, read by the flow. `refused`: the batch goes to quarantine, all of it."""
 
     lake: Lake
     batch: Batch
     run_id: str
     committed_at: datetime
     pipelines: Path
+    refused: bool = False
 
 
 class StagedBatch(BaseModel, frozen=True):
-    """Both halves of a checked batch, as manifests of data files that no table refers to."""
+    """Both halves of a checked batch, as manifests of data files that no table refers to.
+
+    `refusal`: why the whole batch is in its quarantine half; empty where it is not.
+    """
 
     batch: Batch
     counts: BatchCounts
     rows: list[str]
     quarantine: list[str]
+    refusal: str = ""
+
+    @property
+    def published_rows(self) -> int:
+        """Rows that its commit makes readable."""
+        return 0 if self.refusal else self.counts.rows - self.counts.quarantined_rows
+
+
+@dataclass(frozen=True)
+class StagedBlock:
+    """A block's rows for `raw`, for quarantine, and what the contract found in it."""
+
+    good: pl.DataFrame
+    kept: pl.DataFrame
+    counts: BatchCounts
+
+    @property
+    def bytes(self) -> int:
+        """Memory of both halves."""
+        return int(self.good.estimated_size()) + held_bytes(self.kept)
 
 
 def stage(request: StageRequest) -> StagedBatch:
@@ -84,26 +109,30 @@ class StageParts:
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
-        waiting: list[CheckedBlock] = []
+        waiting: list[StagedBlock] = []
         for hand in block["parts"].to_pylist():
             for checked in self._check([self.request.batch.parts[index] for index in hand]):
                 waiting.append(checked)
-                if sum(part.good.estimated_size() for part in waiting) > FILE_BYTES:
+                if sum(part.bytes for part in waiting) > FILE_BYTES:
                     yield self._write(waiting)
                     waiting = []
         if waiting:
             yield self._write(waiting)
 
-    def _check(self, parts: list[Part]) -> Iterator[CheckedBlock]:
+    def _check(self, parts: list[Part]) -> Iterator[StagedBlock]:
         source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
         for rows, unreadable in read_parts(self.request.lake, source, parts, BLOCK_BYTES):
-            yield check_block(source, rows, self.known).joined_by(unreadable)
+            checked = check_block(source, rows, self.known)
+            counts = checked.joined_by(unreadable).counts
+            if self.request.refused:
+                yield StagedBlock(checked.good.head(0), refused_rows(rows, checked, unreadable), counts)
+            else:
+                yield StagedBlock(checked.good, broken_rows(rows, checked, unreadable), counts)
 
-    def _write(self, parts: list[CheckedBlock]) -> pa.Table:
+    def _write(self, parts: list[StagedBlock]) -> pa.Table:
         request, batch = self.request, self.request.batch
         source = load_pipeline(batch.pipeline, request.pipelines).source(batch.source)
         good = pl.concat([part.good for part in parts])
-        bad = pl.concat([part.bad for part in parts], how="diagonal")
         version = contract_hash(source)
         rows = known_at(source, good, batch.as_of).with_columns(
             _source=pl.lit(source.name),
@@ -111,27 +140,20 @@ class StageParts:
             _committed_at=pl.lit(request.committed_at).cast(pl.Datetime("us", "UTC")),
             _contract_version=pl.lit(version),
         )
-        fields = [name for name in bad.columns if not name.startswith("_")]
-        broken = bad.select(
-            source=pl.lit(source.name),
-            raw_row=pl.struct(fields).struct.json_encode() if fields else pl.lit("{}"),
-            failed_checks="_failed_checks",
-            position="_position",
-            batch_id=pl.lit(batch.batch_id),
-            run_id=pl.lit(request.run_id),
-            contract_version=pl.lit(version),
-            quarantined_at=pl.lit(request.committed_at).cast(pl.Datetime("us", "UTC")),
+        broken = quarantine_rows(
+            pl.concat([part.kept for part in parts]),
+            source=source.name,
+            batch_id=batch.batch_id,
+            run_id=request.run_id,
+            contract_version=version,
+            as_of=batch.as_of,
+            at=request.committed_at,
         )
+        lake, table = request.lake, raw_table(request.lake, batch.pipeline, source.name)
+        quarantine = lake.table(batch.pipeline, "quarantine")
         report = {
             "counts": BatchCounts.total(part.counts for part in parts).model_dump_json(),
-            "rows": self._stage(raw_table(request.lake, batch.pipeline, source.name), raw_schema(source), rows),
-            "quarantine": self._stage(request.lake.table(batch.pipeline, "quarantine"), QUARANTINE, broken),
+            "rows": stage_rows(lake, table, raw_schema(source), rows, batch.batch_id),
+            "quarantine": stage_rows(lake, quarantine, QUARANTINE, broken, batch.batch_id),
         }
         return pa.Table.from_pylist([report])
-
-    def _stage(self, identifier: tuple[str, str], schema: pa.Schema, rows: pl.DataFrame) -> str:
-        if rows.is_empty():
-            return ""
-        lake, batch_id = self.request.lake, self.request.batch.batch_id
-        table = ensure_table(lake, identifier, schema)
-        return stage_files(lake, table, write_files(table, rows.to_arrow(), batch_id), batch_id)

@@ -16,7 +16,7 @@ from perennial.lakehouse.positions import plan_batch
 from perennial.lakehouse.raw import PROVENANCE, read_known, read_log
 from perennial.lakehouse.tables import read_snapshot
 from perennial.rules.contract import ColumnsMissing
-from tasks.lakehouse import BatchRefused
+from tasks.refusal import BatchRefused
 from tests.shop import FILE, NOON, orders, put, shop, write_shop
 
 BROKEN = "0,pen,2024-05-01T12:00:00Z,1,true\n8,gold,2024-05-01T12:00:00Z,50,true\n9,pen,yesterday,0,\n10,pen\n"
@@ -91,17 +91,30 @@ def test_a_run_killed_between_the_commit_and_the_quarantine_is_finished_by_the_n
     assert len(rows(lake, "raw_orders")) == 5
 
 
-def test_a_batch_over_its_budget_is_refused_whole_and_brought_in_once_it_is_mended(
-    settings: Settings, lake: Lake
-) -> None:
+def test_a_batch_over_its_budget_is_refused_whole_and_holds_nothing_up(settings: Settings, lake: Lake) -> None:
     put(lake, "orders/1.csv", orders(1, 2) + BROKEN)
     with pytest.raises(
-        BatchRefused, match=r"66.7% of its 6 rows.*budget of 50.0%.*Nothing of it is readable.*run ingest again"
+        BatchRefused,
+        match=r"66.7% of its 6 rows.*budget of 50.0%.*csv:columns, 1 rows.*Nothing of it is readable.*FLOW=repair PIPELINE=shop",
     ):
         ingest("shop", "orders", NOON, settings=settings)
     assert rows(lake, "raw_orders").is_empty()
-    put(lake, "orders/1.csv", orders(1, 2))
-    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 2}
+    kept = rows(lake, "quarantine").sort("position")
+    assert [json.loads(row).get("order_id") for row in kept["raw_row"]] == ["1", "2", "0", "8", "9", None]
+    own = [[check.split("(")[0] for check in checks] for checks in kept["failed_checks"]]
+    assert own[:3] == [["batch:refused"], ["batch:refused"], ["order_id:greater_than", "batch:refused"]]
+    assert all(checks[-1] == "batch:refused" for checks in own)
+    put(lake, "orders/2.csv", orders(20, 3))
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 3}
+    assert len(rows(lake, "quarantine")) == 6
+
+
+def test_a_refused_batch_of_one_source_leaves_the_others_alone(settings: Settings, lake: Lake) -> None:
+    put(lake, "orders/1.csv", orders(1, 1) + BROKEN)
+    put(lake, "prices/1.csv", "product,cents,valid_from\npen,5,2024-05-01\n")
+    with pytest.raises(BatchRefused, match=r"of shop/orders"):
+        ingest("shop", None, NOON, settings=settings)
+    assert rows(lake, "raw_prices")["cents"].to_list() == [5]
 
 
 def test_a_missing_column_is_refused_by_name(settings: Settings, lake: Lake) -> None:

@@ -1,0 +1,192 @@
+"""Judge quarantined rows again, as they arrived, and write those that pass now to S3, where no table refers to them yet."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import ray
+from pydantic import BaseModel
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.table import FileScanTask
+
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.quarantine import Repair, open_rows, repaired_before
+from perennial.lakehouse.raw import REPAIRED_AT, raw_schema, raw_table, read_references
+from perennial.lakehouse.staging import stage_rows
+from perennial.lakehouse.tables import plan_files
+from perennial.rules.batch import BatchCounts, FailedCheck
+from perennial.rules.contract import ColumnsMissing, check_block
+from perennial.rules.features import contract_hash, known_at
+from perennial.rules.raw_rows import decode_rows
+from perennial.spec.load import load_pipeline
+from perennial.spec.sources import Source
+
+_QUOTED = re.compile(r'"([^"]+)"')
+FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
+
+
+class RepairRequest(BaseModel, frozen=True):
+    """What to repair. `as_of`: the moment by whose knowledge rows refer to other sources' rows; `committed_at`: the clock,
+    read by the flow."""
+
+    lake: Lake
+    repair: Repair
+    as_of: datetime
+    committed_at: datetime
+    pipelines: Path
+
+
+class StagedRepair(BaseModel, frozen=True):
+    """The rows that pass now, as manifests of data files that no table refers to, and what the others still fail."""
+
+    repair: Repair
+    counts: BatchCounts
+    rows: list[str]
+
+    @property
+    def repaired_rows(self) -> int:
+        """Rows that its commit brings back."""
+        return self.counts.rows - self.counts.quarantined_rows
+
+
+class RepairMistake(ValueError):
+    """A pipeline's repair function failed, or did not return the rows it was given. Nothing was published."""
+
+
+def stage_repair(request: RepairRequest) -> StagedRepair:
+    """Stage a repair. Memory is bounded by a quarantine file and a data file per slot, and by where earlier repairs'
+    rows stood."""
+    repair = request.repair
+    files = _files(request)
+    if not files:
+        return StagedRepair(repair=repair, counts=BatchCounts(rows=0, quarantined_rows=0), rows=[])
+    slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
+    paths = [{"path": task.file.file_path} for task in files]
+    blocks = ray.data.from_items(paths, override_num_blocks=min(len(paths), slots))
+    pipeline = load_pipeline(repair.pipeline, request.pipelines)
+    known = read_references(request.lake, pipeline, repair.source, request.as_of)
+    work = StageRepair(request, ray.put(repaired_before(request.lake, repair)), known)
+    staged = blocks.map_batches(work, batch_format="pyarrow", batch_size=None, num_cpus=0.5).take_all()
+    return StagedRepair(
+        repair=repair,
+        counts=BatchCounts.total(BatchCounts.model_validate_json(part["counts"]) for part in staged),
+        rows=[part["rows"] for part in staged if part["rows"]],
+    )
+
+
+def _files(request: RepairRequest) -> list[FileScanTask]:
+    repair = request.repair
+    if repair.quarantine_snapshot is None:
+        return []
+    table = request.lake.table(repair.pipeline, "quarantine")
+    return plan_files(request.lake, table, repair.quarantine_snapshot, repair.rows)
+
+
+class StageRepair:
+    """Repairs the rows of one block's quarantine files; yields a row for every data file's worth that passed."""
+
+    def __init__(
+        self, request: RepairRequest, repaired: "ray.ObjectRef[pl.DataFrame]", known: dict[str, pl.DataFrame]
+    ) -> None:
+        self.request, self.repaired, self.known = request, repaired, known
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """See the class."""
+        request = self.request
+        source = load_pipeline(request.repair.pipeline, request.pipelines).source(request.repair.source)
+        waiting: list[pl.DataFrame] = []
+        counts: list[BatchCounts] = []
+        for rows in self._read(set(block["path"].to_pylist())):
+            for part in rows.partition_by("batch_id", "arrived_schema", maintain_order=True):
+                good, count = repair_rows(source, part, request.committed_at, self.known)
+                waiting += [good] if len(good) else []
+                counts.append(count)
+                if sum(part.estimated_size() for part in waiting) > FILE_BYTES:
+                    yield self._write(source, waiting, counts)
+                    waiting, counts = [], []
+        if counts:
+            yield self._write(source, waiting, counts)
+
+    def _read(self, paths: set[str]) -> Iterator[pl.DataFrame]:
+        """The rows of each file that the repair is of and that are open."""
+        lake, repair = self.request.lake, self.request.repair
+        table = lake.catalog().load_table(lake.table(repair.pipeline, "quarantine"))
+        # the table's schema, not the snapshot's: rows that an older version wrote lack columns
+        scan = ArrowScan(table.metadata, table.io, table.schema(), repair.rows)
+        failed = pl.col("failed_checks").list.eval(pl.element().str.starts_with(repair.check)).list.any()
+        for task in _files(self.request):
+            if task.file.file_path in paths:
+                rows = pl.DataFrame(pl.from_arrow(scan.to_table([task])))
+                yield open_rows(rows.filter(failed), ray.get(self.repaired))
+
+    def _write(self, source: Source, waiting: list[pl.DataFrame], counts: list[BatchCounts]) -> pa.Table:
+        lake, repair = self.request.lake, self.request.repair
+        table = raw_table(lake, repair.pipeline, source.name)
+        rows = pl.concat(waiting) if waiting else pl.DataFrame()
+        manifest = stage_rows(lake, table, raw_schema(source), rows, repair.repair_id)
+        return pa.Table.from_pylist([{"counts": BatchCounts.total(counts).model_dump_json(), "rows": manifest}])
+
+
+def repair_rows(
+    source: Source, kept: pl.DataFrame, repaired_at: datetime, known: dict[str, pl.DataFrame]
+) -> tuple[pl.DataFrame, BatchCounts]:
+    """The rows that pass now, as `raw` has them, and the counts of all.
+
+    A row comes back as if it had passed when it arrived: known when its batch was, and before what arrived after it.
+
+    Args:
+        kept: rows of the quarantine table, of one batch, that arrived with the same fields.
+        known: the keys that rows may refer to, by the rule that says so.
+
+    Raises:
+        RepairMistake: see there.
+    """
+    arrived = decode_rows(kept["raw_row"], kept["arrived_schema"][0])
+    arrived = arrived.with_columns(_position=kept["position"], _failed_checks=kept["failed_checks"])
+    try:
+        checked = check_block(source, _mended(source, arrived).drop("_failed_checks", strict=False), known)
+    except (ColumnsMissing, _FieldMissing) as missing:
+        # such as a line that could not be read as a row: it is broken still, and no reason to stop for the others
+        reason = "columns:missing" if isinstance(missing, ColumnsMissing) else f"repair:missing({missing})"
+        failed = {reason: FailedCheck(severity="quarantine", rows=len(kept))}
+        return pl.DataFrame(), BatchCounts(rows=len(kept), quarantined_rows=len(kept), failed=failed)
+    first = kept.row(0, named=True)
+    moment = pl.Datetime("us", "UTC")
+    good = known_at(source, checked.good, first["as_of"] or first["quarantined_at"]).with_columns(
+        pl.lit(repaired_at).cast(moment).alias(REPAIRED_AT.name),
+        _source=pl.lit(source.name),
+        _batch_id=pl.lit(first["batch_id"]),
+        _committed_at=pl.lit(first["quarantined_at"]).cast(moment),
+        _contract_version=pl.lit(contract_hash(source)),
+    )
+    return good, checked.counts
+
+
+class _FieldMissing(LookupError):
+    """The rows arrived without a field that the repair function reads."""
+
+
+def _mended(source: Source, arrived: pl.DataFrame) -> pl.DataFrame:
+    if source.repair is None:
+        return arrived
+    name = f"repair function of source {source.name!r}"
+    try:
+        mended = source.repair(arrived)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise _FieldMissing(", ".join(_QUOTED.findall(str(error))[:1])) from error
+    except Exception as error:
+        raise RepairMistake(
+            f"the {name} failed on {len(arrived):,} rows with the fields {arrived.columns}: {type(error).__name__}: {error}. "
+            "Nothing was published. Correct it in the pipeline's file and run repair again."
+        ) from error
+    if not isinstance(mended, pl.DataFrame) or "_position" not in mended.columns:
+        raise RepairMistake(f"the {name} must return a Polars DataFrame with `_position`. Nothing was published.")
+    if not mended["_position"].sort().equals(arrived["_position"].sort()):
+        raise RepairMistake(
+            f"the {name} was given {len(arrived):,} rows and returned {len(mended):,}, or others; it must return each with "
+            "its `_position`. Nothing was published. Correct it in the pipeline's file and run repair again."
+        )
+    return mended
