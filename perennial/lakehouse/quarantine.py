@@ -46,7 +46,7 @@ class Repair(BaseModel, frozen=True):
         batch: only rows of this batch; empty: of all.
         check: only rows that failed a check whose name begins so; empty: whatever they failed.
         previous: the repair that this one follows.
-        raw_snapshot, quarantine_snapshot: what it sees of the two tables; None where one was never written.
+        quarantine_snapshot: the rows it sees; None: there never were any.
     """
 
     pipeline: str
@@ -55,7 +55,6 @@ class Repair(BaseModel, frozen=True):
     check: str
     repair_id: str
     previous: str
-    raw_snapshot: int | None
     quarantine_snapshot: int | None
 
     @property
@@ -106,13 +105,13 @@ def read_open_quarantine(lake: Lake, pipeline: str, source: str) -> pl.DataFrame
         return pl.DataFrame(pl.from_arrow(QUARANTINE.empty_table()))
     kept = read_snapshot(lake, identifier, row_filter=EqualTo("source", source))
     raw = lake.catalog().load_table(raw_table(lake, pipeline, source))
-    return open_rows(pl.DataFrame(pl.from_arrow(kept)), _repaired(lake, raw, None))
+    return open_rows(pl.DataFrame(pl.from_arrow(kept)), _repaired(raw))
 
 
 def plan_repair(lake: Lake, pipeline: Pipeline, source: Source, batch: str, check: str) -> Repair:
     """What there is to repair now."""
     raw = ensure_table(lake, raw_table(lake, pipeline.name, source.name), raw_schema(source))
-    previous, seen = raw.properties.get(LAST_REPAIR, ""), raw.current_snapshot()
+    previous = raw.properties.get(LAST_REPAIR, "")
     identifier = lake.table(pipeline.name, "quarantine")
     quarantine = current_snapshot_id(lake, identifier)
     if quarantine is not None:
@@ -125,15 +124,17 @@ def plan_repair(lake: Lake, pipeline: Pipeline, source: Source, batch: str, chec
         check=check,
         repair_id=f"repair-{hashlib.sha256(chr(10).join(words).encode()).hexdigest()[:16]}",
         previous=previous,
-        raw_snapshot=seen.snapshot_id if seen else None,
         quarantine_snapshot=quarantine,
     )
 
 
 def repaired_before(lake: Lake, repair: Repair) -> pl.DataFrame:
-    """Where the rows stood that earlier repairs brought back, as far as this one may meet them."""
+    """Where the rows stood that earlier repairs brought back, as far as this one may meet them.
+
+    One that is committed while this one is at work may be among them: then this one is not committed.
+    """
     raw = lake.catalog().load_table(raw_table(lake, repair.pipeline, repair.source))
-    return _repaired(lake, raw, repair.raw_snapshot, repair.batch)
+    return _repaired(raw, repair.batch)
 
 
 def open_rows(rows: pl.DataFrame, repaired: pl.DataFrame) -> pl.DataFrame:
@@ -154,11 +155,11 @@ def expect_repair(repair: Repair) -> Callable[[Table], None]:
     return check
 
 
-def _repaired(lake: Lake, raw: Table, snapshot_id: int | None, batch: str = "") -> pl.DataFrame:
+def _repaired(raw: Table, batch: str = "") -> pl.DataFrame:
     if LAST_REPAIR not in raw.properties:
         return pl.DataFrame(schema=dict.fromkeys(WHERE, pl.String))
     wanted: BooleanExpression = NotNull(REPAIRED_AT.name)
     if batch:
         wanted = And(wanted, EqualTo("_batch_id", batch))
-    found = raw.scan(wanted, selected_fields=("_batch_id", "_position"), snapshot_id=snapshot_id).to_arrow()
+    found = raw.scan(wanted, selected_fields=("_batch_id", "_position")).to_arrow()
     return pl.DataFrame(pl.from_arrow(found)).select(batch_id="_batch_id", position="_position")
