@@ -7,6 +7,7 @@ from prefect import flow
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from tasks.comparison import compare_versions, show_comparison
+from tasks.monitoring import commit_shipped_predictions
 
 
 @flow(flow_run_name="compare-{pipeline}-v{baseline_version}")
@@ -27,6 +28,7 @@ def compare(
     settings = settings or Settings()
     as_of = utc(as_of) if as_of else scheduled_start()
     place = (settings.lake, settings.pipelines_dir, pipeline)
+    commit_shipped_predictions(settings.lake, pipeline)
     compared = compare_versions(settings.compute, *place, baseline_version, utc(start), utc(end), as_of)
     show_comparison(compared, settings.reports_base)
     return compared.picture

@@ -16,12 +16,12 @@ from pydantic import BaseModel, Field
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
-from perennial.lakehouse.artifacts import load_scorer
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import prediction_schema
 from perennial.lakehouse.raw import raw_table, read_log, read_moments
 from perennial.lakehouse.registry import ModelVersion, read_version
+from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.tables import current_snapshot_id, ensure_table, write_files
 from perennial.rules.features import compute_features
 from perennial.spec import Pipeline, load_pipeline

@@ -37,7 +37,7 @@ def compare_versions(
         baseline_version=baseline_version,
         as_of=as_of,
     )
-    return run_job(compute, compare, request)
+    return run_job(compute, compare, request, spreads=False)
 
 
 @task

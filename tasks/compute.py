@@ -37,8 +37,11 @@ class RayJobFailed(RuntimeError):
     """A job on the remote cluster ended without a result; its log is in the flow run."""
 
 
-def run_job(compute: Compute, job: Callable[[Request], Result], request: Request) -> Result:
+def run_job(compute: Compute, job: Callable[[Request], Result], request: Request, *, spreads: bool = True) -> Result:
     """Run a job and return its result.
+
+    Args:
+        spreads: whether the job's own code uses Ray; one that does not costs no connection beside a local Ray.
 
     Against a remote cluster the job runs under `<flow run>-<job>-<request>-<attempt>`; a flow that was restarted finds
     it there. Cancelling the flow run, or its time running out, stops it.
@@ -47,7 +50,8 @@ def run_job(compute: Compute, job: Callable[[Request], Result], request: Request
         RayJobFailed: the remote job failed; its last lines are in the message.
     """
     if compute.jobs_address is None:
-        connect(compute)
+        if spreads:
+            connect(compute)
         return job(request)
     return _run_remote(compute, job, request)
 

@@ -81,7 +81,7 @@ def watch_window(
     end: datetime,
     as_of: datetime,
 ) -> "Watched":
-    """Gather a window's evidence on Ray and save Evidently's report; watching it again overwrites it alike."""
+    """Gather a window's evidence and save Evidently's report; watching it again overwrites it alike."""
     from ray_jobs.drift.watch import WatchRequest, watch
 
     request = WatchRequest(
@@ -94,7 +94,7 @@ def watch_window(
         end=end,
         as_of=as_of,
     )
-    return run_job(compute, watch, request)
+    return run_job(compute, watch, request, spreads=False)
 
 
 @task(timeout_seconds=600)

@@ -45,7 +45,7 @@ def judge_challenger(
     request = JudgeRequest(
         lake=lake, pipelines=pipelines, pipeline=pipeline, challenger=version, champion=champion, as_of=as_of
     )
-    return run_job(compute, judge, request)
+    return run_job(compute, judge, request, spreads=False)
 
 
 @task(timeout_seconds=600)  # no retries: the committer has its own, and only it knows what landed

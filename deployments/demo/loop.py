@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -113,15 +114,18 @@ class Loop:
     def finish(self, last: int) -> None:
         """The last labels arrive; the version that was never replaced scores the same flights, and both are compared."""
         start, end = month_start(BOOTSTRAP_MONTHS + 1), month_start(last + 1)
-        with self.step("last labels: ingest") as (say, _):
-            say(f"{data.land_arrivals(self.lake, last):,} rows landed")
-            run_flow(self.settings, "ingest", pipeline=PIPELINE, as_of=end)
-        with self.step("predictions: commit") as (say, _):
-            run_flow(self.settings, "log_predictions", pipeline=PIPELINE)
-            say(f"{self.rows('predictions'):,} in the table")
-        with self.step("version 1, never retrained: score") as (say, _):
-            run_flow(self.settings, "score", pipeline=PIPELINE, version=1, start=start, end=end, as_of=end)
-            say("the same flights, in bulk")
+        with self.step("last labels, and version 1 in bulk") as (say, _):
+            landed = data.land_arrivals(self.lake, last)
+            with ThreadPoolExecutor() as pool:  # neither needs the other
+                waiting = [
+                    pool.submit(run_flow, self.settings, "ingest", pipeline=PIPELINE, as_of=end),
+                    pool.submit(
+                        run_flow, self.settings, "score", pipeline=PIPELINE, version=1, start=start, end=end, as_of=end
+                    ),
+                ]
+                for run in waiting:
+                    run.result()
+            say(f"{landed:,} rows landed; the same flights scored by the version that was never retrained")
         with self.step("compare") as (say, _):
             run_flow(
                 self.settings,
@@ -132,7 +136,7 @@ class Loop:
                 baseline_version=1,
                 as_of=month_start(last + 2),
             )
-            say("the picture is drawn")
+            say(f"the picture is drawn from {self.rows('predictions'):,} predictions")
 
     def wait_for_retrain(self, decision_id: str) -> str:
         """Wait for what the event started; a lost event is what `reconcile` is for."""

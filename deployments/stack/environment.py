@@ -69,6 +69,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "1",  # the default of 10 s is most of an event's way to its flow
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "perennial,ray_jobs",  # their lines (epochs, waits) belong to the run's log
     }
 
 

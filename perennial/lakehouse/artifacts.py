@@ -12,12 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
-import safetensors.torch
 from pydantic import BaseModel, Field, ValidationError
-from torch import Tensor
 
 from perennial.lakehouse.lake import Lake
-from perennial.rules.scoring import ModelDescription, Scorer, check_golden
 
 MANIFEST = "manifest.json"
 WEIGHTS, MODEL, METRICS, GOLDEN, REFERENCE = (
@@ -61,11 +58,11 @@ class Manifest(BaseModel, frozen=True):
         """
         entry = self.files.get(name)
         if entry is None:
-            raise _refused(where, name, f"is not in the manifest, which lists {sorted(self.files)}")
+            raise refused(where, name, f"is not in the manifest, which lists {sorted(self.files)}")
         if len(data) != entry.size:
-            raise _refused(where, name, f"has {len(data)} bytes where the manifest says {entry.size}")
+            raise refused(where, name, f"has {len(data)} bytes where the manifest says {entry.size}")
         if _sha256(data) != entry.sha256:
-            raise _refused(where, name, f"has SHA-256 {_sha256(data)} where the manifest says {entry.sha256}")
+            raise refused(where, name, f"has SHA-256 {_sha256(data)} where the manifest says {entry.sha256}")
         return data
 
 
@@ -85,7 +82,7 @@ def write_artifact(lake: Lake, pipeline: str, artifact_id: str, files: Mapping[s
         storage.pipe_file(f"{where}/{name}", data)
         landed = storage.info(f"{where}/{name}")["size"]  # an upload may answer 200 and then an error
         if landed != len(data):
-            raise _refused(where, name, f"arrived with {landed} of {len(data)} bytes. Run the flow again")
+            raise refused(where, name, f"arrived with {landed} of {len(data)} bytes. Run the flow again")
     manifest = Manifest.of(files).model_dump_json(indent=1).encode()
     storage.pipe_file(f"{where}/{MANIFEST}", manifest)
     return _sha256(manifest)
@@ -101,52 +98,12 @@ def read_artifact_file(lake: Lake, pipeline: str, artifact_id: str, manifest_sha
     storage = lake.files()
     raw = _read(storage, where, MANIFEST)
     if _sha256(raw) != manifest_sha256:
-        raise _refused(where, MANIFEST, f"has SHA-256 {_sha256(raw)} where the version's row says {manifest_sha256}")
+        raise refused(where, MANIFEST, f"has SHA-256 {_sha256(raw)} where the version's row says {manifest_sha256}")
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
-        raise _refused(where, MANIFEST, f"is not a manifest: {error}") from error
+        raise refused(where, MANIFEST, f"is not a manifest: {error}") from error
     return manifest.check(where, name, _read(storage, where, name))
-
-
-def load_scorer(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: str) -> Scorer:
-    """The model, ready to score, after it has reproduced its golden rows.
-
-    Raises:
-        ArtifactRefused: a file is not as registered.
-        GoldenRowsDiffer: the files are right and the scores are not.
-    """
-
-    def read(name: str) -> bytes:
-        return read_artifact_file(lake, pipeline, artifact_id, manifest_sha256, name)
-
-    where = artifact_uri(lake, pipeline, artifact_id)
-    scorer = build_scorer(where, read(MODEL), read(WEIGHTS))
-    check_golden(scorer, pl.read_parquet(io.BytesIO(read(GOLDEN))))
-    return scorer
-
-
-def build_scorer(where: str, description: bytes, weights: bytes) -> Scorer:
-    """A scorer from a description and safetensors; `where` is for the error's message only."""
-    try:
-        model = ModelDescription.model_validate_json(description)
-    except ValidationError as error:
-        raise _refused(where, MODEL, f"is not a model's description: {error}") from error
-    try:
-        return Scorer(model, load_tensors(weights))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise _refused(where, WEIGHTS, f"does not fit the description in {MODEL}: {error}") from error
-
-
-def load_tensors(data: bytes) -> dict[str, Tensor]:
-    """Tensors by name, from safetensors."""
-    tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    return tensors
-
-
-def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as safetensors, the same bytes for the same tensors."""
-    return safetensors.torch.save({name: tensors[name].contiguous() for name in sorted(tensors)})
 
 
 def dump_json(value: Any) -> bytes:
@@ -170,10 +127,10 @@ def _read(storage: Any, where: str, name: str) -> bytes:
     try:
         return bytes(storage.cat_file(f"{where}/{name}"))
     except FileNotFoundError as error:
-        raise _refused(where, name, "is not there") from error
+        raise refused(where, name, "is not there") from error
 
 
-def _refused(where: str, name: str, what: str) -> ArtifactRefused:
+def refused(where: str, name: str, what: str) -> ArtifactRefused:
     return ArtifactRefused(
         f"{where}/{name} {what}. The model is not loaded and nothing was changed. Restore the file from a backup or a "
         "replica of the bucket, roll back to another version, or train again."

@@ -5,18 +5,10 @@ range are held at its ends, so a season never seen moves a score no further than
 """
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
+from perennial.rules.description import Architecture
 from perennial.rules.tabular import UNSEEN_SLOT, Preprocessing
-
-
-class Architecture(BaseModel, frozen=True):
-    """Sizes of the network, as stored beside its weights."""
-
-    hidden: tuple[int, ...]
-    dropout: float
-    category_dropout: float = 0.02
 
 
 class TabularNet(nn.Module):

@@ -1,42 +1,19 @@
 """The one way from inputs to scores: training's evaluation, batch scoring and the endpoint all go through here."""
 
-from typing import Literal
-
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from torch import Tensor
 
-from perennial.rules.network import Architecture, TabularNet
-from perennial.rules.tabular import InputKind, Preprocessing
+from perennial.rules.description import ModelDescription
+from perennial.rules.network import TabularNet
+from perennial.rules.tabular import InputKind
 
 SCORE = "score"
 GOLDEN_ROWS = 100
 GOLDEN_TOLERANCE = 1e-6
 CHUNK_ROWS = 8_192
-
-
-class ModelDescription(BaseModel, frozen=True):
-    """Everything of a model but its weights, as `model.json` holds it.
-
-    Args:
-        target_center: mean of the training labels; 0 for a binary target.
-        target_scale: their standard deviation: a regression network answers in units of it.
-    """
-
-    format: Literal["perennial.tabular/1"] = "perennial.tabular/1"
-    task: Literal["binary", "regression"]
-    architecture: Architecture
-    preprocessing: Preprocessing
-    target_center: float = 0.0
-    target_scale: float = 1.0
-
-    @property
-    def inputs(self) -> dict[str, InputKind]:
-        """The signature: names and kinds of the inputs, in the order of training."""
-        return self.preprocessing.inputs
 
 
 class GoldenRowsDiffer(ValueError):

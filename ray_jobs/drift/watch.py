@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from perennial.lakehouse.artifacts import MODEL, read_artifact_file, read_reference
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion, read_version
+from perennial.rules.description import ModelDescription
 from perennial.rules.drift import Evidence, Performance, policy_hash, window_name
 from perennial.rules.metrics import bootstrap
-from perennial.rules.scoring import ModelDescription
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.drift.page import save_static
 from ray_jobs.drift.report import judge_samples

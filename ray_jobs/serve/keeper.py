@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 import polars as pl
 from pydantic import BaseModel
 
-from perennial.lakehouse.artifacts import load_scorer
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion, read_version
+from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.stages import Stage, champion_stage
 from perennial.lakehouse.tables import current_snapshot_id, read_snapshot
 from perennial.rules.scoring import Scorer

@@ -8,8 +8,9 @@ from typing import Any
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from s3fs import S3FileSystem
 
-from perennial.lakehouse.artifacts import MANIFEST, ArtifactRefused, Manifest, dump_json, dump_tensors, load_tensors
+from perennial.lakehouse.artifacts import MANIFEST, ArtifactRefused, Manifest, dump_json
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.scorers import dump_tensors, load_tensors
 from ray_jobs.train.fit import EpochReport, FitState
 
 TENSORS, STATE = "state.safetensors", "state.json"

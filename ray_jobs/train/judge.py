@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel
 
-from perennial.lakehouse.artifacts import load_scorer
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion, read_version, snapshot_as_of
+from perennial.lakehouse.scorers import load_scorer
 from perennial.rules.promotion import PromotionVerdict, judge_promotion
 from perennial.rules.scoring import Scorer
 from perennial.spec import load_pipeline

@@ -14,7 +14,7 @@ from pyiceberg.io.pyarrow import ArrowScan
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import read_snapshot
-from perennial.rules.scoring import ModelDescription
+from perennial.rules.description import ModelDescription
 from perennial.spec import Pipeline
 
 LABEL_KNOWN_AT = "_label_known_at"

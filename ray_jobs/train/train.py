@@ -15,10 +15,10 @@ import numpy as np
 import polars as pl
 from s3fs import S3FileSystem
 
-from perennial.lakehouse import artifacts
+from perennial.lakehouse import artifacts, scorers
+from perennial.rules.description import Architecture, ModelDescription
 from perennial.rules.features import input_names
-from perennial.rules.network import Architecture
-from perennial.rules.scoring import SCORE, ModelDescription, Scorer, golden_rows
+from perennial.rules.scoring import SCORE, Scorer, golden_rows
 from perennial.rules.tabular import fit_preprocessing
 from perennial.rules.windows import Windows, split_windows
 from perennial.spec import Pipeline, load_pipeline
@@ -109,6 +109,8 @@ def _fit_on_ray(
 
     # An actor that asks for spot nodes about to go: a node that went is what `max_failures` is for.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # A report waits until the controller has taken the one before: every two seconds, as long as an epoch of flights.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     lake, run = request.lake, request.training_key
     plan = WorkerPlan(
         lake=lake,
@@ -198,7 +200,7 @@ def _store(
     positions = np.unique(np.linspace(0, rows.height - 1, min(REFERENCE_ROWS, rows.height)).round().astype(np.int64))
     sample = rows.select([event_time_of(pipeline), *scorer.inputs, pipeline.label.name])[positions]
     files = {
-        artifacts.WEIGHTS: artifacts.dump_tensors(state.kept_weights),
+        artifacts.WEIGHTS: scorers.dump_tensors(state.kept_weights),
         artifacts.MODEL: scorer.description.model_dump_json(indent=1).encode(),
         artifacts.METRICS: artifacts.dump_json(metrics),
         artifacts.GOLDEN: artifacts.dump_parquet(golden_rows(rows, scorer)),

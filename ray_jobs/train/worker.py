@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from perennial.lakehouse.artifacts import ArtifactRefused
+from perennial.rules.description import ModelDescription
 from perennial.rules.network import TabularNet
-from perennial.rules.scoring import ModelDescription
 from ray_jobs.train.checkpoints import read_checkpoint, runs_path, storage_of, write_checkpoint
 from ray_jobs.train.fit import Batch, EpochReport, FitState, fit
 from ray_jobs.train.request import WorkerPlan
@@ -24,6 +24,8 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.v2.api.report_config import CheckpointUploadMode
 
+    # One long line per report, its checkpoint's address and all; the driver tells of every epoch in a short one.
+    logging.getLogger("ray.train.v2._internal.execution.context").setLevel(logging.WARNING)
     plan = WorkerPlan.model_validate_json(config["plan"])
     torch.set_num_threads(plan.threads)  # Ray sets one thread per task, which halves torch on two cores
     torch.use_deterministic_algorithms(True)

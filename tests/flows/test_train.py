@@ -9,7 +9,7 @@ import torch
 from flows.promote import promote
 from flows.settings import Settings
 from flows.train import train
-from perennial.lakehouse import artifacts
+from perennial.lakehouse import artifacts, scorers
 from perennial.lakehouse.artifacts import read_artifact_file, write_artifact
 from perennial.lakehouse.decisions import read_decisions
 from perennial.lakehouse.lake import Lake
@@ -31,10 +31,10 @@ def turned_around(lake: Lake, version: ModelVersion) -> ModelVersion:
         name: read_artifact_file(lake, "rides", version.artifact_id, version.manifest_sha256, name)
         for name in (artifacts.MODEL, artifacts.WEIGHTS, artifacts.METRICS)
     }
-    weights = artifacts.load_tensors(read[artifacts.WEIGHTS])
+    weights = scorers.load_tensors(read[artifacts.WEIGHTS])
     weights |= {name: -value for name, value in weights.items() if name.startswith("head.")}
-    read[artifacts.WEIGHTS] = artifacts.dump_tensors(weights)
-    scorer = artifacts.build_scorer("here", read[artifacts.MODEL], read[artifacts.WEIGHTS])
+    read[artifacts.WEIGHTS] = scorers.dump_tensors(weights)
+    scorer = scorers.build_scorer("here", read[artifacts.MODEL], read[artifacts.WEIGHTS])
     read[artifacts.GOLDEN] = artifacts.dump_parquet(golden_rows(rows(500), scorer))
     checksum = write_artifact(lake, "rides", "turned", read)
     update = {"training_key": "turned", "artifact_id": "turned", "manifest_sha256": checksum}

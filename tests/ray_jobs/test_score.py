@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from perennial.lakehouse.artifacts import load_scorer
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion
+from perennial.lakehouse.scorers import load_scorer
 from perennial.spec import Pipeline
 from ray_jobs.drift.window import read_answers
 from ray_jobs.score import Scored, ScoreRequest, score

@@ -7,11 +7,13 @@ import polars as pl
 import pytest
 import torch
 
-from perennial.lakehouse import artifacts
-from perennial.lakehouse.artifacts import ArtifactRefused, artifact_uri, load_scorer, read_artifact_file, write_artifact
+from perennial.lakehouse import artifacts, scorers
+from perennial.lakehouse.artifacts import ArtifactRefused, artifact_uri, read_artifact_file, write_artifact
 from perennial.lakehouse.lake import Lake
-from perennial.rules.network import Architecture, TabularNet
-from perennial.rules.scoring import GoldenRowsDiffer, ModelDescription, Scorer, golden_rows
+from perennial.lakehouse.scorers import load_scorer
+from perennial.rules.description import Architecture, ModelDescription
+from perennial.rules.network import TabularNet
+from perennial.rules.scoring import GoldenRowsDiffer, Scorer, golden_rows
 from perennial.rules.tabular import fit_preprocessing
 
 ROWS = pl.DataFrame({"a": [float(i) for i in range(200)], "c": ["x", "y"] * 100})
@@ -27,7 +29,7 @@ def files(golden_off: float = 0.0) -> dict[str, bytes]:
     weights = TabularNet(fitted, architecture).state_dict()
     golden = golden_rows(ROWS, Scorer(description, weights)).with_columns(pl.col("score") + golden_off)
     return {
-        artifacts.WEIGHTS: artifacts.dump_tensors(weights),
+        artifacts.WEIGHTS: scorers.dump_tensors(weights),
         artifacts.MODEL: description.model_dump_json().encode(),
         artifacts.GOLDEN: artifacts.dump_parquet(golden),
     }

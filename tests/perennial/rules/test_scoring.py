@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 import torch
 
-from perennial.rules.network import Architecture, TabularNet
-from perennial.rules.scoring import GoldenRowsDiffer, ModelDescription, Scorer, check_golden, golden_rows
+from perennial.rules.description import Architecture, ModelDescription
+from perennial.rules.network import TabularNet
+from perennial.rules.scoring import GoldenRowsDiffer, Scorer, check_golden, golden_rows
 from perennial.rules.tabular import InputKind, fit_preprocessing
 
 GENERATOR = np.random.default_rng(11)

@@ -16,7 +16,6 @@ from perennial.lakehouse.artifacts import (
     WEIGHTS,
     dump_json,
     dump_parquet,
-    dump_tensors,
     write_artifact,
 )
 from perennial.lakehouse.commit import append_once
@@ -24,12 +23,14 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import prediction_schema
 from perennial.lakehouse.raw import raw_schema, raw_table
 from perennial.lakehouse.registry import ModelVersion, register_version
+from perennial.lakehouse.scorers import dump_tensors
 from perennial.lakehouse.stages import champion_stage, make_champion
 from perennial.lakehouse.tables import ensure_table
+from perennial.rules.description import Architecture, ModelDescription
 from perennial.rules.features import compute_features, input_names
 from perennial.rules.metrics import evaluate
-from perennial.rules.network import Architecture, TabularNet
-from perennial.rules.scoring import ModelDescription, Scorer, golden_rows
+from perennial.rules.network import TabularNet
+from perennial.rules.scoring import Scorer, golden_rows
 from perennial.rules.tabular import fit_preprocessing
 from perennial.spec import Pipeline, load_pipeline
 

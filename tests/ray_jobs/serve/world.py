@@ -14,17 +14,18 @@ from perennial.lakehouse.artifacts import (
     WEIGHTS,
     dump_json,
     dump_parquet,
-    dump_tensors,
     write_artifact,
 )
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.decisions import Decision, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion, register_version
+from perennial.lakehouse.scorers import dump_tensors
 from perennial.lakehouse.tables import ensure_table
+from perennial.rules.description import Architecture, ModelDescription
 from perennial.rules.features import compute_features, feature_code_hash, input_names, known_at
-from perennial.rules.network import Architecture, TabularNet
-from perennial.rules.scoring import ModelDescription, Scorer, golden_rows
+from perennial.rules.network import TabularNet
+from perennial.rules.scoring import Scorer, golden_rows
 from perennial.rules.tabular import fit_preprocessing
 from perennial.spec import Pipeline
 

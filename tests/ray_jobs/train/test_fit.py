@@ -8,8 +8,9 @@ import torch
 
 from perennial.lakehouse.artifacts import MANIFEST, ArtifactRefused
 from perennial.lakehouse.lake import Lake
+from perennial.rules.description import Architecture
 from perennial.rules.metrics import roc_auc
-from perennial.rules.network import Architecture, TabularNet
+from perennial.rules.network import TabularNet
 from perennial.rules.tabular import Preprocessing, fit_preprocessing
 from perennial.spec.pipeline import TabularModel
 from ray_jobs.train.checkpoints import TENSORS, read_checkpoint, told_lines, write_checkpoint

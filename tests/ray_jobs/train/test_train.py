@@ -5,7 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from perennial.lakehouse.artifacts import WEIGHTS, load_scorer, read_artifact_file, read_reference
+from perennial.lakehouse.artifacts import WEIGHTS, read_artifact_file, read_reference
+from perennial.lakehouse.scorers import load_scorer
 from ray_jobs.train.checkpoints import runs_path
 from ray_jobs.train.request import TrainedModel, TrainRequest
 from ray_jobs.train.train import train
