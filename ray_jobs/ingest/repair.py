@@ -68,7 +68,7 @@ def stage_repair(request: RepairRequest) -> StagedRepair:
     blocks = ray.data.from_items(paths, override_num_blocks=min(len(paths), slots))
     pipeline = load_pipeline(repair.pipeline, request.pipelines)
     known = read_references(request.lake, pipeline, repair.source, request.as_of)
-    work = StageRepair(request, ray.put(repaired_before(request.lake, repair)), known)
+    work = StageRepair(request, repaired_before(request.lake, repair), known)
     staged = blocks.map_batches(work, batch_format="pyarrow", batch_size=None, num_cpus=0.5).take_all()
     return StagedRepair(
         repair=repair,
@@ -88,9 +88,7 @@ def _files(request: RepairRequest) -> list[FileScanTask]:
 class StageRepair:
     """Repairs the rows of one block's quarantine files; yields a row for every data file's worth that passed."""
 
-    def __init__(
-        self, request: RepairRequest, repaired: "ray.ObjectRef[pl.DataFrame]", known: dict[str, pl.DataFrame]
-    ) -> None:
+    def __init__(self, request: RepairRequest, repaired: pl.DataFrame, known: dict[str, pl.DataFrame]) -> None:
         self.request, self.repaired, self.known = request, repaired, known
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
@@ -120,7 +118,7 @@ class StageRepair:
         for task in _files(self.request):
             if task.file.file_path in paths:
                 rows = pl.DataFrame(pl.from_arrow(scan.to_table([task])))
-                yield open_rows(rows.filter(failed), ray.get(self.repaired))
+                yield open_rows(rows.filter(failed), self.repaired)
 
     def _write(self, source: Source, waiting: list[pl.DataFrame], counts: list[BatchCounts]) -> pa.Table:
         lake, repair = self.request.lake, self.request.repair
