@@ -10,6 +10,7 @@ from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 from pyiceberg.table import Table
 
+from perennial.faults import fault_point
 from perennial.lakehouse import quarantine
 from perennial.lakehouse.commit import BATCH_ID, append_once
 from perennial.lakehouse.lake import Lake
@@ -116,6 +117,7 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
     batch, counts = staged.batch, staged.counts
     source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
     name = f"{batch.pipeline}/{batch.source}"
+    fault_point("verdict")
     # the commit before may have been another run's that was killed: its outbox would be overwritten by ours
     quarantine.finish_quarantine(lake, batch.pipeline, batch.source)
     table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
@@ -138,6 +140,7 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
         properties={POSITION: position, quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine])},
         expect=expect_position(batch),
     )
+    fault_point("committed")
     # what another run committed of this batch is told by its snapshot, unless that has expired since
     stands = told | snapshot_summary(table.refresh(), committed.snapshot_id)
     quarantined = int(stands["perennial.quarantined-rows"])

@@ -23,6 +23,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
 from sqlalchemy.exc import DBAPIError
 
+from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import Identifier, dotted, write_files
 
@@ -158,6 +159,7 @@ def _commit(
             # of our own commit, which a gateway sent twice: then those files are the table's. `maintain` removes others.
             transaction._snapshot_producers.clear()
             committed = transaction.commit_transaction().current_snapshot()
+            fault_point("swapped")
             assert committed is not None
             return Committed(committed.snapshot_id, already=False)
         except _RETRIED as error:

@@ -2,7 +2,8 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -12,14 +13,28 @@ import s3fs
 from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 from pydantic import BaseModel, Field
 from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.io import InputFile, OutputFile
-from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.io import InputFile, OutputFile, OutputStream
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from perennial.faults import fault_point
 from perennial.lakehouse.secrets import SecretRef, open_secret
 
 S3_ATTEMPTS = 12  # at 20% of 503s the default of 3 finished 31 of 40 appends, twelve finished all 40
+S3_CONNECT_SECONDS = 5
+S3_SILENCE_SECONDS = 5  # a server that says nothing for so long is asked again; a slow one that sends is waited for
 SQLITE_BUSY_SECONDS = 30
+
+
+class MetadataFile(PyArrowFile):
+    """A table's metadata, with a fault point between its being written and the catalog's pointing to it."""
+
+    @contextmanager
+    def create(self, overwrite: bool = False) -> Iterator[OutputStream]:  # type: ignore[override]  # used by `with` only
+        """The file to write to."""
+        with super().create(overwrite) as stream:
+            yield stream
+        fault_point("metadata-written")
 
 
 class OneRequestFileIO(PyArrowFileIO):
@@ -37,6 +52,13 @@ class OneRequestFileIO(PyArrowFileIO):
             self.properties.get("s3.region", "us-east-1"),
         )
 
+    def new_output(self, location: str) -> PyArrowFile:
+        """The file at a location, to be written."""
+        file = super().new_output(location)
+        if not location.endswith(".metadata.json"):
+            return file
+        return MetadataFile(location, file._path, file._filesystem, file._buffer_size)
+
     def delete(self, location: str | InputFile | OutputFile) -> None:
         """Delete an object, by s3fs; one that is gone already is no error.
 
@@ -48,6 +70,7 @@ class OneRequestFileIO(PyArrowFileIO):
         if not path.startswith("s3://"):
             super().delete(path)
             return
+        fault_point("clean-up")
         _s3fs_files(
             self.properties.get("s3.access-key-id"),
             self.properties.get("s3.secret-access-key"),
@@ -146,6 +169,8 @@ def _s3_files(key: str | None, secret: str | None, endpoint: str | None, region:
                 endpoint_override=endpoint,
                 region=region,
                 retry_strategy=AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+                connect_timeout=S3_CONNECT_SECONDS,
+                request_timeout=S3_SILENCE_SECONDS,
                 allow_delayed_open=True,
             )
         return _S3_FILES[wanted]
@@ -160,7 +185,11 @@ def _s3fs_files(key: str | None, secret: str | None, endpoint: str | None, regio
         secret=secret,
         endpoint_url=endpoint,
         client_kwargs={"region_name": region},
-        config_kwargs={"retries": {"max_attempts": S3_ATTEMPTS, "mode": "standard"}},
+        config_kwargs={
+            "retries": {"max_attempts": S3_ATTEMPTS, "mode": "standard"},
+            "connect_timeout": S3_CONNECT_SECONDS,
+            "read_timeout": S3_SILENCE_SECONDS,
+        },
         use_listings_cache=False,
         skip_instance_cache=True,
     )

@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from pydantic import BaseModel
 
+from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Batch, Part
 from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table, read_references
@@ -81,6 +82,7 @@ def stage(request: StageRequest) -> StagedBatch:
     written = blocks.map_batches(StageParts(request, known), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
     # What the blocks report rides along with them: asking the dataset again would run the plan again.
     parts = written.take_all()
+    fault_point("files-written")
     return StagedBatch(
         batch=request.batch,
         counts=BatchCounts.total(BatchCounts.model_validate_json(part["counts"]) for part in parts),
@@ -122,8 +124,10 @@ class StageParts:
     def _check(self, parts: list[Part]) -> Iterator[StagedBlock]:
         source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
         for rows, unreadable in read_parts(self.request.lake, source, parts, BLOCK_BYTES):
+            fault_point("read")
             checked = check_block(source, rows, self.known)
             counts = checked.joined_by(unreadable).counts
+            fault_point("transform")
             if self.request.refused:
                 yield StagedBlock(checked.good.head(0), refused_rows(rows, checked, unreadable), counts)
             else:
@@ -151,9 +155,11 @@ class StageParts:
         )
         lake, table = request.lake, raw_table(request.lake, batch.pipeline, source.name)
         quarantine = lake.table(batch.pipeline, "quarantine")
+        published = stage_rows(lake, table, raw_schema(source), rows, batch.batch_id)
+        fault_point("files-half-written")
         report = {
             "counts": BatchCounts.total(part.counts for part in parts).model_dump_json(),
-            "rows": stage_rows(lake, table, raw_schema(source), rows, batch.batch_id),
+            "rows": published,
             "quarantine": stage_rows(lake, quarantine, QUARANTINE, broken, batch.batch_id),
         }
         return pa.Table.from_pylist([report])
