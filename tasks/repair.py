@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
+from perennial.faults import fault_point
 from perennial.lakehouse import quarantine
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
@@ -68,6 +69,7 @@ def publish_repair(lake: Lake, pipelines: Path, staged: "StagedRepair") -> int:
         properties={LAST_REPAIR: repair.repair_id},
         expect=expect_repair(repair),
     )
+    fault_point("committed")
     get_run_logger().info("%s: %s brought back %s rows; %s", name, repair.repair_id, f"{staged.repaired_rows:,}", still)
     return staged.repaired_rows
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask
 
+from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.quarantine import Repair, open_rows, repaired_before
 from perennial.lakehouse.raw import REPAIRED_AT, raw_schema, raw_table, read_references
@@ -70,6 +71,7 @@ def stage_repair(request: RepairRequest) -> StagedRepair:
     known = read_references(request.lake, pipeline, repair.source, request.as_of)
     work = StageRepair(request, repaired_before(request.lake, repair), known)
     staged = blocks.map_batches(work, batch_format="pyarrow", batch_size=None, num_cpus=0.5).take_all()
+    fault_point("files-written")
     return StagedRepair(
         repair=repair,
         counts=BatchCounts.total(BatchCounts.model_validate_json(part["counts"]) for part in staged),

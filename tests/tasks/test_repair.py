@@ -1,7 +1,10 @@
 """Refused batches and repairs, task by task, against real Ray, S3 and catalog; tests/flows has them as one flow."""
 
+import os
+import signal
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +17,7 @@ from perennial.lakehouse.raw import read_known
 from perennial.lakehouse.tables import read_snapshot
 from perennial.spec import load_pipeline
 from ray_jobs.ingest.repair import StagedRepair
+from ray_jobs.ingest.stage import StagedBatch
 from tasks.compute import Compute
 from tasks.lakehouse import PublishedBatch, finish_quarantine, judge_staged, plan_batch, publish_batch, stage_batch
 from tasks.refusal import refuse_batch, refused
@@ -22,6 +26,9 @@ from tests.shop import FILE, NOON, orders, put, write_shop
 
 LARGER = FILE.replace("ge=1, le=100", "ge=1, le=1000")
 BULKY = "50,pen,2024-05-01T12:00:00Z,500,true\n51,ink,2024-05-01T12:00:00Z,600,\n0,pen,2024-05-01T12:00:00Z,1,true\n"
+POINTS = ("metadata-written", "swapped", "committed")
+CHILDREN = get_context("forkserver")  # a client of S3 or of Ray does not survive a fork
+CHILDREN.set_forkserver_preload([__name__])
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +45,19 @@ def compute(ray_head: str) -> Compute:
 
 def bring_in(compute: Compute, lake: Lake, pipelines: Path, as_of: datetime = NOON) -> PublishedBatch:
     """What `ingest` does with what is new."""
+    finish_quarantine.fn(lake, "shop", "orders")
     staged = stage_batch.fn(compute, lake, pipelines, plan_batch.fn(lake, pipelines, "shop", "orders", as_of))
     if refusal := judge_staged.fn(lake, pipelines, staged):
         staged = refuse_batch.fn(compute, lake, pipelines, staged, refusal)
     published = publish_batch.fn(lake, pipelines, staged)
     finish_quarantine.fn(lake, "shop", "orders")
     return published
+
+
+def stage_refused(compute: Compute, lake: Lake, pipelines: Path) -> StagedBatch:
+    """What is new, refused; but for its commit."""
+    staged = stage_batch.fn(compute, lake, pipelines, plan_batch.fn(lake, pipelines, "shop", "orders", NOON))
+    return refuse_batch.fn(compute, lake, pipelines, staged, judge_staged.fn(lake, pipelines, staged))
 
 
 def judge_again(compute: Compute, lake: Lake, pipelines: Path, batch: str = "", check: str = "") -> StagedRepair:
@@ -127,3 +141,51 @@ def test_a_repair_function_of_the_pipeline_mends_rows(compute: Compute, lake: La
     assert raw(lake).filter(order_id=60)["product"].to_list() == ["pen"]
     left = read_open_quarantine(lake, "shop", "orders")
     assert left["position"].to_list() == ["orders/1.csv#unreadable 1"]
+
+
+def commit(point: str, lake: Lake, pipelines: Path, staged: StagedBatch | StagedRepair) -> None:
+    """What a child does: commit, and be killed at a fault point."""
+    os.environ["PERENNIAL_FAULT"] = point
+    with disable_run_logger():
+        if isinstance(staged, StagedBatch):
+            publish_batch.fn(lake, pipelines, staged)
+        else:
+            publish_repair.fn(lake, pipelines, staged)
+
+
+def kill(point: str, lake: Lake, pipelines: Path, staged: StagedBatch | StagedRepair) -> None:
+    """Let a child commit, which `kill -9` ends at a fault point."""
+    child = CHILDREN.Process(target=commit, args=(point, lake, pipelines, staged))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_refused_batch_whose_commit_is_killed_is_in_quarantine_once(
+    point: str, compute: Compute, lake: Lake, pipelines: Path
+) -> None:
+    put(lake, "orders/1.csv", orders(1, 2) + BULKY)
+    kill(point, lake, pipelines, stage_refused(compute, lake, pipelines))
+    put(lake, "orders/2.csv", orders(10, 9))
+    bring_in(compute, lake, pipelines)
+    kept = read_open_quarantine(lake, "shop", "orders")["position"].to_list()
+    # the commit did not stand: both files are one batch, and within the budget
+    expected = (3, 11) if point == "metadata-written" else (5, 9)
+    assert (len(kept), len(raw(lake))) == expected
+    assert len({position for _, position in where(lake)}) == len(where(lake)) == 14
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_repair_whose_commit_is_killed_brings_every_row_back_once(
+    point: str, compute: Compute, lake: Lake, pipelines: Path
+) -> None:
+    put(lake, "orders/1.csv", orders(1, 2) + BULKY)
+    bring_in(compute, lake, pipelines)
+    arrived = where(lake)
+    write_shop(pipelines, LARGER)
+    kill(point, lake, pipelines, judge_again(compute, lake, pipelines))
+    still_open = 4 if point == "metadata-written" else 0
+    assert publish_repair.fn(lake, pipelines, judge_again(compute, lake, pipelines)) == still_open
+    assert publish_repair.fn(lake, pipelines, judge_again(compute, lake, pipelines)) == 0
+    assert (where(lake), len(raw(lake))) == (arrived, 4)
