@@ -12,9 +12,9 @@ from pyiceberg.table import Table
 
 from perennial.faults import fault_point
 from perennial.lakehouse import quarantine
-from perennial.lakehouse.commit import BATCH_ID, append_once
+from perennial.lakehouse.commit import BATCH_ID, Expectation, append_once
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.positions import POSITION, Batch, expect_position, position_after
+from perennial.lakehouse.positions import POSITION, Batch, PositionMoved, expect_position, position_after
 from perennial.lakehouse.positions import plan_batch as plan
 from perennial.lakehouse.raw import raw_schema, raw_table
 from perennial.lakehouse.staging import staged_files
@@ -138,7 +138,7 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
         batch.batch_id,
         summary=told,
         properties={POSITION: position, quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine])},
-        expect=expect_position(batch),
+        expect=_expect(staged),
     )
     fault_point("committed")
     # what another run committed of this batch is told by its snapshot, unless that has expired since
@@ -157,6 +157,22 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
         f"{quarantined:,}",
     )
     return published
+
+
+def _expect(staged: "StagedBatch") -> Expectation:
+    """The committer's check: position, and the table that the batch's keys were compared with, are still the same."""
+    position = expect_position(staged.batch)
+
+    def check(table: Table) -> None:
+        position(table)
+        current = table.current_snapshot()
+        if staged.compared_with is not None and (current is None or current.snapshot_id != staged.compared_with):
+            raise PositionMoved(
+                f"batch {staged.batch.batch_id} of {staged.batch.pipeline}/{staged.batch.source}: rows were committed since "
+                "its keys were compared with the table's. Nothing of this batch was; running ingest again brings it in."
+            )
+
+    return check
 
 
 def published_rows(table: Table, batch_id: str) -> list[int]:

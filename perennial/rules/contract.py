@@ -4,8 +4,7 @@ pandera is the judge. Parsing comes before it, because a field that is not a num
 broken file; so is a field that the file's own format could not hold.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -14,6 +13,7 @@ from perennial.rules.batch import BatchCounts, FailedCheck
 from perennial.rules.compiled import compile_contract
 from perennial.rules.judges import Masks, judge_by_pandera, judge_fused
 from perennial.rules.parsing import parse_block
+from perennial.rules.unique import Around, fingerprints, unique_check, unique_sets
 from perennial.spec.checks import References, Severity
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import Source
@@ -24,12 +24,13 @@ class CheckedBlock:
     """Both halves of a block, and what was found in it.
 
     `good` has the contract's columns and types; `bad` the fields as they arrived and `_failed_checks`. Both keep
-    `_position`.
+    `_position`. `prints`: fingerprints of all rows, `a0`, `b0` and so on, with `_position`, where values must be unique.
     """
 
     good: pl.DataFrame
     bad: pl.DataFrame
     counts: BatchCounts
+    prints: pl.DataFrame | None = None
 
     def joined_by(self, unreadable: pl.DataFrame) -> "CheckedBlock":
         """The block, and beside it what could not even be read as rows: with `_position` and `_failed_checks`.
@@ -45,20 +46,20 @@ class CheckedBlock:
             failed={name: FailedCheck(severity="quarantine", rows=rows) for name, rows in reasons.iter_rows()},
         )
         bad = pl.concat([self.bad, unreadable], how="diagonal")
-        return CheckedBlock(self.good, bad, BatchCounts.total([self.counts, counts]))
+        return replace(self, bad=bad, counts=BatchCounts.total([self.counts, counts]))
 
 
 class ColumnsMissing(ValueError):
     """A file lacks columns that the contract promises: no row of it can be judged."""
 
 
-def check_block(source: Source, arrived: pl.DataFrame, known: Mapping[str, pl.DataFrame] | None = None) -> CheckedBlock:
+def check_block(source: Source, arrived: pl.DataFrame, around: Around | None = None) -> CheckedBlock:
     """Judge a block.
 
     Args:
         arrived: the fields as text or in types of their own, null where empty, and `_position`. Columns that the
             contract does not name are kept in what is quarantined and left out of what is published.
-        known: for each `References` rule, by its name, the keys that the other source has.
+        around: what the block cannot see by itself.
 
     Raises:
         ColumnsMissing: the contract promises columns that did not arrive.
@@ -76,19 +77,24 @@ def check_block(source: Source, arrived: pl.DataFrame, known: Mapping[str, pl.Da
     masks = {type_check(name, columns[name]): mask for name, mask in lost.items()}
     judge = judge_by_pandera if source.judge == "pandera" else judge_fused
     masks |= _without_ours(judge(source.contract, parsed), lost)
-    if source.same_key == "violation":
-        masks[unique_check(source)] = parsed.select(pl.struct(list(source.key)).is_duplicated()).to_series()
+    around, sets = around or Around(), unique_sets(source)
+    if (check := unique_check(source)) in sets:
+        masks[check] = parsed.select(pl.struct(sets[check]).is_duplicated()).to_series()
+    for check, positions in around.repeated.items():
+        elsewhere = arrived["_position"].is_in(positions.implode())
+        masks[check] = masks[check] | elsewhere if check in masks else elsewhere
     for rule in source.rules:
         if isinstance(rule, References):
-            masks[rule.name] = _unknown(parsed, rule, (known or {})[rule.name])
-    return _split(source, arrived, parsed, {name: mask for name, mask in masks.items() if mask.any()})
+            masks[rule.name] = _unknown(parsed, rule, around.known[rule.name])
+    checked = _split(source, arrived, parsed, {name: mask for name, mask in masks.items() if mask.any()})
+    return replace(checked, prints=_prints(arrived, parsed, sets, around.seed)) if sets else checked
 
 
 def check_names(source: Source) -> list[str]:
     """Every check that a row of the source can fail, by the names that quarantine and reports have."""
     types = [type_check(name, dtype) for name, dtype in contract_columns(source).items()]
     names = [*types, *(check.name for check in compile_contract(source.contract))]
-    if source.same_key == "violation":
+    if source.same_key != "correction":
         names.append(unique_check(source))
     return [*names, *(rule.name for rule in source.rules if isinstance(rule, References))]
 
@@ -117,17 +123,20 @@ def type_check(column: str, dtype: Any) -> str:
     return f"{column}:type({dtype})"
 
 
-def unique_check(source: Source) -> str:
-    """The check that a row fails when its key stands in another row, where that is a violation."""
-    return f"unique({', '.join(source.key)})"
-
-
 def _without_ours(masks: Masks, lost: dict[str, pl.Series]) -> Masks:
     """A field that could not be read has its own reason; that it is null now is our doing."""
     for column, unread in lost.items():
         if (name := f"{column}:not_nullable") in masks:
             masks[name] = masks[name] & ~unread
     return masks
+
+
+def _prints(arrived: pl.DataFrame, parsed: pl.DataFrame, sets: dict[str, list[str]], seed: int) -> pl.DataFrame:
+    each = [
+        fingerprints(parsed, columns, seed).rename({"a": f"a{number}", "b": f"b{number}"})
+        for number, columns in enumerate(sets.values())
+    ]
+    return pl.concat([arrived.select("_position"), *each], how="horizontal")
 
 
 def _unknown(rows: pl.DataFrame, rule: References, known: pl.DataFrame) -> pl.Series:

@@ -1,6 +1,7 @@
 """What a source declares of its checks, tried before anything runs: `perennial.spec.load` adds file and line."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, get_args
 
 import pandera.polars as pa
@@ -31,8 +32,11 @@ def find_mistakes(source: Source, sources: Mapping[str, Source]) -> Iterator[Mis
         return
     yield from mistakes
     here = f"{type(source).__name__}({source.name})"
-    if source.judge not in ("fused", "pandera"):
-        yield f"judge {source.judge!r} of source {source.name!r} must be 'fused' or 'pandera'.", [here, "judge"]
+    told = {field.name: get_args(field.type) for field in fields(Source) if field.name in ("judge", "same_key")}
+    for word, allowed in told.items():
+        if getattr(source, word) not in allowed:
+            message = f"{word} {getattr(source, word)!r} of source {source.name!r} must be one of {allowed}."
+            yield message, [here, word]
     known = {key for name in checks for key in severity_keys(name)}
     for key, severity in source.severity.items():
         if severity not in get_args(Severity):

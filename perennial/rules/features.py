@@ -103,7 +103,7 @@ def feature_code_hash(pipeline: Pipeline) -> str:
 
 def contract_hash(source: Source) -> str:
     """The version of a source's contract, as rows and versions carry it."""
-    told = [repr(sorted(source.severity.items())), *(repr(rule) for rule in source.rules)]
+    told = [repr(item) for item in (*sorted(source.severity.items()), *source.rules)]
     return _digest(inspect.getsource(source.contract), repr(source.key), source.same_key, *told)
 
 

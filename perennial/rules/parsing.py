@@ -58,6 +58,10 @@ def parse_field(field: pl.Expr, dtype: Any, time_zone: str) -> pl.Expr:
         return _parse_instant(field, time_zone)
     if dtype == pl.Date:
         return field.str.to_date("%Y-%m-%d", strict=False)
+    if dtype == pl.Time:
+        return field.str.to_time("%H:%M:%S%.f", strict=False)
+    if dtype.is_nested():
+        return pl.lit(None, dtype)  # text is no list
     return field.str.strip_chars().cast(dtype, strict=False)
 
 

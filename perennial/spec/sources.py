@@ -51,7 +51,8 @@ class Source:
         known: when a row could have been known; None: at the run's `as_of`.
         time_zone: the zone of instants that arrive without one.
         same_key: whether a key seen again is later knowledge (`correction`, kept beside the former) or breaks the
-            contract within a batch (`violation`, quarantined).
+            contract, so that its rows are quarantined: `violation_in_batch` where twice in one batch, `violation` also
+            where it stands in `raw` already.
         error_budget_share: rows that may be quarantined before the whole batch is refused, as a share in [0, 1].
         severity: what is done about rows that fail a check, if not `quarantine`: by the check's name in reports, with or
             without its values (`pieces:less_than_or_equal_to`), or by a column's name for all its checks.
@@ -68,7 +69,7 @@ class Source:
     event_time: str | None = field(default=None, kw_only=True)
     known: Known = field(default=None, kw_only=True)
     time_zone: str = field(default="UTC", kw_only=True)
-    same_key: Literal["correction", "violation"] = field(default="correction", kw_only=True)
+    same_key: Literal["correction", "violation_in_batch", "violation"] = field(default="correction", kw_only=True)
     error_budget_share: float = field(default=0.02, kw_only=True)
     severity: Mapping[str, Severity] = field(default_factory=dict, kw_only=True)
     rules: Sequence[BatchRule] = field(default=(), kw_only=True)

@@ -22,6 +22,7 @@ from perennial.rules.batch import BatchCounts, FailedCheck
 from perennial.rules.contract import ColumnsMissing, check_block
 from perennial.rules.features import contract_hash, known_at
 from perennial.rules.raw_rows import decode_rows
+from perennial.rules.unique import Around
 from perennial.spec.load import load_pipeline
 from perennial.spec.sources import Source
 
@@ -147,7 +148,7 @@ def repair_rows(
     arrived = decode_rows(kept["raw_row"], kept["arrived_schema"][0])
     arrived = arrived.with_columns(_position=kept["position"], _failed_checks=kept["failed_checks"])
     try:
-        checked = check_block(source, _mended(source, arrived).drop("_failed_checks", strict=False), known)
+        checked = check_block(source, _mended(source, arrived).drop("_failed_checks", strict=False), Around(known))
     except (ColumnsMissing, _FieldMissing) as missing:
         # such as a line that could not be read as a row: it is broken still, and no reason to stop for the others
         reason = "columns:missing" if isinstance(missing, ColumnsMissing) else f"repair:missing({missing})"

@@ -1,8 +1,9 @@
 """Check one batch against its contract and write both halves to S3, where no table refers to them yet."""
 
 import heapq
+import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Batch, Part
 from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table, read_references
 from perennial.lakehouse.staging import stage_rows
+from perennial.lakehouse.tables import current_snapshot_id
 from perennial.rules.batch import BatchCounts
 from perennial.rules.contract import check_block
 from perennial.rules.features import contract_hash, known_at
+from perennial.rules.unique import Around
 from perennial.spec.load import load_pipeline
 from ray_jobs.ingest.kept import broken_rows, held_bytes, quarantine_rows, refused_rows
 from ray_jobs.ingest.read import read_parts
+from ray_jobs.ingest.repeated import find_repeated, stage_fingerprints
 
 BLOCK_BYTES = 64 * 1024 * 1024
 FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
@@ -41,7 +45,8 @@ class StageRequest(BaseModel, frozen=True):
 class StagedBatch(BaseModel, frozen=True):
     """Both halves of a checked batch, as manifests of data files that no table refers to.
 
-    `refusal`: why the whole batch is in its quarantine half; empty where it is not.
+    `refusal`: why the whole batch is in its quarantine half; empty where it is not. `compared_with`: the snapshot of `raw`
+    in which no key of the batch stands; None where it may.
     """
 
     batch: Batch
@@ -49,6 +54,7 @@ class StagedBatch(BaseModel, frozen=True):
     rows: list[str]
     quarantine: list[str]
     refusal: str = ""
+    compared_with: int | None = None
 
     @property
     def published_rows(self) -> int:
@@ -63,6 +69,7 @@ class StagedBlock:
     good: pl.DataFrame
     kept: pl.DataFrame
     counts: BatchCounts
+    prints: pl.DataFrame | None
 
     @property
     def bytes(self) -> int:
@@ -71,24 +78,46 @@ class StagedBlock:
 
 
 def stage(request: StageRequest) -> StagedBatch:
-    """Stage a batch. Memory is bounded by a block and a data file per slot, whatever the batch's size."""
+    """Stage a batch. Memory is bounded by a block and a data file per slot, whatever the batch's size.
+
+    Where rows share values that must be unique with rows of other blocks or of the table, the batch is staged again,
+    told of them.
+    """
+    batch = request.batch
+    pipeline = load_pipeline(batch.pipeline, request.pipelines)
+    source = pipeline.source(batch.source)
+    # read once, so that all blocks are judged by the same keys
+    around = Around(read_references(request.lake, pipeline, batch.source, batch.as_of), secrets.randbits(64))
+    reports = _stage_once(request, around)
+    prints = [report["prints"] for report in reports if report["prints"]]
+    snapshot = current_snapshot_id(request.lake, raw_table(request.lake, batch.pipeline, batch.source))
+    rows = _total(reports).rows
+    repeated = find_repeated(request.lake, request.pipelines, batch, source, prints, rows, snapshot, around.seed)
+    if repeated:
+        reports = _stage_once(request, replace(around, repeated=repeated))
+    return StagedBatch(
+        batch=batch,
+        counts=_total(reports),
+        rows=[report["rows"] for report in reports if report["rows"]],
+        quarantine=[report["quarantine"] for report in reports if report["quarantine"]],
+        compared_with=snapshot if source.same_key == "violation" else None,
+    )
+
+
+def _stage_once(request: StageRequest, around: Around) -> list[dict[str, str]]:
     slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
     hands = deal_parts(request.batch.parts, slots)
     blocks = ray.data.from_items([{"parts": hand} for hand in hands], override_num_blocks=len(hands))
     # One callable reads, parses, checks and writes: rows never cross the object store.
-    pipeline = load_pipeline(request.batch.pipeline, request.pipelines)
-    # read once, so that all blocks are judged by the same keys
-    known = read_references(request.lake, pipeline, request.batch.source, request.batch.as_of)
-    written = blocks.map_batches(StageParts(request, known), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+    written = blocks.map_batches(StageParts(request, around), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
     # What the blocks report rides along with them: asking the dataset again would run the plan again.
-    parts = written.take_all()
+    reports = list(written.take_all())
     fault_point("files-written")
-    return StagedBatch(
-        batch=request.batch,
-        counts=BatchCounts.total(BatchCounts.model_validate_json(part["counts"]) for part in parts),
-        rows=[part["rows"] for part in parts if part["rows"]],
-        quarantine=[part["quarantine"] for part in parts if part["quarantine"]],
-    )
+    return reports
+
+
+def _total(reports: list[dict[str, str]]) -> BatchCounts:
+    return BatchCounts.total(BatchCounts.model_validate_json(report["counts"]) for report in reports)
 
 
 def deal_parts(parts: list[Part], slots: int) -> list[list[int]]:
@@ -105,9 +134,9 @@ def deal_parts(parts: list[Part], slots: int) -> list[list[int]]:
 class StageParts:
     """Stages the parts of one block and yields a row of what it wrote for every data file's worth of rows."""
 
-    def __init__(self, request: StageRequest, known: dict[str, pl.DataFrame]) -> None:
+    def __init__(self, request: StageRequest, around: Around) -> None:
         self.request = request
-        self.known = known
+        self.around = around
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
@@ -125,13 +154,13 @@ class StageParts:
         source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
         for rows, unreadable in read_parts(self.request.lake, source, parts, BLOCK_BYTES):
             fault_point("read")
-            checked = check_block(source, rows, self.known)
+            checked = check_block(source, rows, self.around)
             counts = checked.joined_by(unreadable).counts
             fault_point("transform")
             if self.request.refused:
-                yield StagedBlock(checked.good.head(0), refused_rows(rows, checked, unreadable), counts)
+                yield StagedBlock(checked.good.head(0), refused_rows(rows, checked, unreadable), counts, checked.prints)
             else:
-                yield StagedBlock(checked.good, broken_rows(rows, checked, unreadable), counts)
+                yield StagedBlock(checked.good, broken_rows(rows, checked, unreadable), counts, checked.prints)
 
     def _write(self, parts: list[StagedBlock]) -> pa.Table:
         request, batch = self.request, self.request.batch
@@ -157,7 +186,9 @@ class StageParts:
         quarantine = lake.table(batch.pipeline, "quarantine")
         published = stage_rows(lake, table, raw_schema(source), rows, batch.batch_id)
         fault_point("files-half-written")
+        prints = [part.prints for part in parts if part.prints is not None and not self.around.repeated]
         report = {
+            "prints": stage_fingerprints(request.lake, batch.batch_id, pl.concat(prints)) if prints else "",
             "counts": BatchCounts.total(part.counts for part in parts).model_dump_json(),
             "rows": published,
             "quarantine": stage_rows(lake, quarantine, QUARANTINE, broken, batch.batch_id),

@@ -167,3 +167,20 @@ def test_a_check_that_cannot_be_run_is_no_failure_of_the_data(settings: Settings
         ingest("shop", "orders", NOON, settings=settings)
     with pytest.raises(NoSuchTableError):
         rows(lake, "quarantine")
+
+
+def test_a_key_that_may_not_come_again_is_found_in_other_files_and_in_the_table(
+    settings: Settings, lake: Lake, pipelines: Path
+) -> None:
+    text = FILE.replace("error_budget_share=0.5", 'error_budget_share=0.5, same_key="violation"')
+    write_shop(pipelines, text)
+    put(lake, "orders/1.csv", orders(1, 6))
+    put(lake, "orders/2.csv", orders(6, 6))
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 10}
+    put(lake, "orders/3.csv", orders(11, 3))
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 2}
+    assert sorted(rows(lake, "raw_orders")["order_id"]) == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13]
+    kept = rows(lake, "quarantine")
+    assert sorted(kept["position"]) == ["orders/1.csv#6", "orders/2.csv#1", "orders/3.csv#1"]
+    assert kept["failed_checks"].to_list() == [["unique(order_id)"]] * 3
+    assert not [name for name in lake.files().find(lake.uri("staging")) if "fingerprints" in name]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from perennial.rules.batch import BatchCounts
 from perennial.rules.contract import ColumnsMissing, check_block
 from perennial.rules.parsing import parse_field
+from perennial.rules.unique import Around, fingerprints
 from perennial.spec import At, Files, References, UtcMicroseconds
 from perennial.spec.load import contract_columns
 
@@ -134,10 +135,10 @@ def test_a_field_that_cannot_be_read_is_never_published() -> None:
 def test_a_row_that_refers_to_a_key_nobody_has_is_kept_apart() -> None:
     rule = References("products", on={"product": "name"})
     source = replace(files(), rules=[rule])
-    known = {rule.name: pl.DataFrame({"name": ["pen", "ink"]})}
+    around = Around(known={rule.name: pl.DataFrame({"name": ["pen", "ink"]})})
     products = ["pen", "gold", None, "ink", "gold"]
     checked = check_block(
-        source, block([(str(n + 1), name, "2024-05-01", None, "1") for n, name in enumerate(products)]), known
+        source, block([(str(n + 1), name, "2024-05-01", None, "1") for n, name in enumerate(products)]), around
     )
     assert checked.good["order_id"].to_list() == [1, 4]
     assert checked.bad["_failed_checks"].to_list() == [
@@ -187,6 +188,31 @@ def test_a_block_counts_its_rows_its_empty_fields_and_its_newest_published_event
     twice = BatchCounts.total([counts, counts])
     assert (twice.rows, twice.nulls["weight"], twice.failed["csv:columns"].rows) == (10, 6, 4)
     assert twice.newest_event_at == counts.newest_event_at
+
+
+def test_a_row_whose_key_stands_elsewhere_fails_as_its_twin_does() -> None:
+    rows = block([(str(number), "pen", "2024-05-01", None, None) for number in (1, 2, 2, 3)])
+    seen = check_block(files("violation_in_batch"), rows, Around(seed=5)).prints
+    assert seen is not None
+    assert seen["_position"].to_list() == rows["_position"].to_list()
+    assert seen.select(pl.struct("a0", "b0").rank("dense")).to_series().n_unique() == 3
+    assert check_block(files(), rows).prints is None
+    around = Around(repeated={"unique(order_id)": pl.Series(["f.csv#3"])})
+    assert check_block(files("violation_in_batch"), rows, around).good["order_id"].to_list() == [1]
+
+
+def test_fingerprints_are_equal_where_values_are_and_only_there() -> None:
+    values = [None, "", "a", "b", "ab", "a", "", None]
+    rows = pl.DataFrame(
+        {"x": values, "y": values[::-1], "z": [0.0, -0.0, float("nan"), -float("nan"), 1.0, 1.0, None, None]}
+    )
+    for columns in (["x"], ["x", "y"], ["z"], ["y", "z"]):
+        told = fingerprints(rows, columns, seed=2**63 + 1)
+        assert (
+            told.select(pl.struct("a", "b").is_duplicated())
+            .to_series()
+            .equals(rows.select(pl.struct(columns).is_duplicated()).to_series())
+        )
 
 
 def test_a_column_that_did_not_arrive_is_named() -> None:

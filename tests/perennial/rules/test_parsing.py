@@ -1,6 +1,6 @@
 """Fields as they arrive: each is read as it was meant, or not at all; what is typed already never loses anything."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -43,6 +43,10 @@ def utc(*parts: int) -> datetime:
         (pl.Boolean, "yes", None),
         (pl.Date, "2024-02-29", date(2024, 2, 29)),
         (pl.Date, "2023-02-29", None),
+        (pl.Time, "23:59:00.5", time(23, 59, 0, 500_000)),
+        (pl.Time, "24:00:00", None),
+        (pl.Decimal(10, 2), "1.25", Decimal("1.25")),
+        (pl.List(pl.Int64), "[1]", None),
     ],
 )
 def test_a_field_is_read_as_it_was_meant_or_not_at_all(dtype: Any, text: str, value: object) -> None:

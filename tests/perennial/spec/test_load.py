@@ -54,7 +54,13 @@ MISTAKES = {
         '"pieces": "ignore"',
         "'ignore' of 'pieces' must be one of",
     ),
-    "a judge that is none": ("budget_share=0.5", 'budget_share=0.5, judge="me"', 'judge="me"', "'fused' or 'pandera'"),
+    "a judge that is none": (
+        "budget_share=0.5",
+        'budget_share=0.5, judge="me"',
+        'judge="me"',
+        r"'me' of source 'orders' must be one of \('fused'",
+    ),
+    "a key's rule that is none": ("budget_share=0.5", 'budget_share=0.5, same_key="twice"', "same_key=", "'violation'"),
     "a pattern that cannot be searched": ("^[a-z]+$", "(?=a)b", "product: str", "product:str_matches.*look-around"),
     "a bound of another type": (
         "cents: int = pa.Field(gt=0)",
