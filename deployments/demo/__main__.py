@@ -12,7 +12,7 @@ from deployments.stack.environment import client_environment
 from deployments.stack.lifecycle import up
 from flows.settings import Settings
 
-FIRST, USUAL, LAST = 5, 8, 12
+FIRST, USUAL, LAST = 5, 7, 12
 
 
 def main() -> int:
