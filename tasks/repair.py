@@ -67,7 +67,7 @@ def publish_repair(lake: Lake, pipelines: Path, staged: "StagedRepair") -> int:
             "perennial.repaired-rows": str(staged.repaired_rows),
         },
         properties={LAST_REPAIR: repair.repair_id},
-        expect=expect_repair(repair),
+        expect=expect_repair(repair, staged.compared_with),
     )
     fault_point("committed")
     get_run_logger().info("%s: %s brought back %s rows; %s", name, repair.repair_id, f"{staged.repaired_rows:,}", still)

@@ -142,13 +142,19 @@ def open_rows(rows: pl.DataFrame, repaired: pl.DataFrame) -> pl.DataFrame:
     return rows.join(repaired, on=WHERE, how="anti", maintain_order="left")
 
 
-def expect_repair(repair: Repair) -> Callable[[Table], None]:
-    """The committer's check: nobody repaired rows of the source since this repair was planned."""
+def expect_repair(repair: Repair, compared_with: int | None = None) -> Callable[[Table], None]:
+    """The committer's check: nobody repaired rows of the source since this repair was planned.
+
+    Args:
+        compared_with: the snapshot that the rows' keys were compared with, where none of them may stand there already.
+    """
 
     def check(table: Table) -> None:
-        if table.properties.get(LAST_REPAIR, "") != repair.previous:
+        current = table.current_snapshot()
+        changed = compared_with is not None and (current is None or current.snapshot_id != compared_with)
+        if changed or table.properties.get(LAST_REPAIR, "") != repair.previous:
             raise RepairMoved(
-                f"{repair.repair_id} of {repair.pipeline}/{repair.source}: another run repaired rows of this source since "
+                f"{repair.repair_id} of {repair.pipeline}/{repair.source}: another run committed rows of this source since "
                 "it was planned. Nothing of it was committed; running repair again brings back what is still open."
             )
 

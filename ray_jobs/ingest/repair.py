@@ -1,7 +1,10 @@
 """Judge quarantined rows again, as they arrived, and write those that pass now to S3, where no table refers to them yet."""
 
 import re
+import secrets
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.quarantine import Repair, open_rows, repaired_before
 from perennial.lakehouse.raw import REPAIRED_AT, raw_schema, raw_table, read_references
 from perennial.lakehouse.staging import stage_rows
-from perennial.lakehouse.tables import plan_files
+from perennial.lakehouse.tables import current_snapshot_id, plan_files
 from perennial.rules.batch import BatchCounts, FailedCheck
 from perennial.rules.contract import ColumnsMissing, check_block
 from perennial.rules.features import contract_hash, known_at
@@ -25,6 +28,7 @@ from perennial.rules.raw_rows import decode_rows
 from perennial.rules.unique import Around
 from perennial.spec.load import load_pipeline
 from perennial.spec.sources import Source
+from ray_jobs.ingest.repeated import find_repeated, stage_fingerprints
 
 _QUOTED = re.compile(r'"([^"]+)"')
 FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
@@ -42,16 +46,29 @@ class RepairRequest(BaseModel, frozen=True):
 
 
 class StagedRepair(BaseModel, frozen=True):
-    """The rows that pass now, as manifests of data files that no table refers to, and what the others still fail."""
+    """The rows that pass now, as manifests of data files that no table refers to, and what the others still fail.
+
+    `compared_with`: the snapshot of `raw` in which no key of the rows stands; None where it may.
+    """
 
     repair: Repair
     counts: BatchCounts
     rows: list[str]
+    compared_with: int | None = None
 
     @property
     def repaired_rows(self) -> int:
         """Rows that its commit brings back."""
         return self.counts.rows - self.counts.quarantined_rows
+
+
+@dataclass(frozen=True)
+class RepairedRows:
+    """Rows that pass now, the counts of all, and fingerprints of what must be unique."""
+
+    good: pl.DataFrame
+    counts: BatchCounts
+    prints: pl.DataFrame | None = None
 
 
 class RepairMistake(ValueError):
@@ -60,24 +77,43 @@ class RepairMistake(ValueError):
 
 def stage_repair(request: RepairRequest) -> StagedRepair:
     """Stage a repair. Memory is bounded by a quarantine file and a data file per slot, and by where earlier repairs'
-    rows stood."""
-    repair = request.repair
+    rows stood.
+
+    Where values that must be unique stand in another row too, the rows are judged once more, told of them.
+    """
+    repair, lake = request.repair, request.lake
     files = _files(request)
     if not files:
         return StagedRepair(repair=repair, counts=BatchCounts(rows=0, quarantined_rows=0), rows=[])
-    slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
-    paths = [{"path": task.file.file_path} for task in files]
-    blocks = ray.data.from_items(paths, override_num_blocks=min(len(paths), slots))
     pipeline = load_pipeline(repair.pipeline, request.pipelines)
-    known = read_references(request.lake, pipeline, repair.source, request.as_of)
-    work = StageRepair(request, repaired_before(request.lake, repair), known)
-    staged = blocks.map_batches(work, batch_format="pyarrow", batch_size=None, num_cpus=0.5).take_all()
+    source = pipeline.source(repair.source)
+    around = Around(read_references(lake, pipeline, repair.source, request.as_of), secrets.randbits(63))
+    work = StageRepair(request, repaired_before(lake, repair), around)
+    reports = _stage_once(work, files)
+    prints = [report["prints"] for report in reports if report["prints"]]
+    snapshot = current_snapshot_id(lake, raw_table(lake, repair.pipeline, repair.source))
+    rows = _total(reports).rows
+    repeated = find_repeated(lake, request.pipelines, repair, source, prints, rows, snapshot, around.seed)
+    if repeated:
+        reports = _stage_once(StageRepair(request, work.repaired, replace(around, repeated=repeated)), files)
     fault_point("files-written")
     return StagedRepair(
         repair=repair,
-        counts=BatchCounts.total(BatchCounts.model_validate_json(part["counts"]) for part in staged),
-        rows=[part["rows"] for part in staged if part["rows"]],
+        counts=_total(reports),
+        rows=[report["rows"] for report in reports if report["rows"]],
+        compared_with=snapshot if source.same_key == "violation" else None,
     )
+
+
+def _stage_once(work: "StageRepair", files: list[FileScanTask]) -> list[dict[str, str]]:
+    slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
+    paths = [{"path": task.file.file_path} for task in files]
+    blocks = ray.data.from_items(paths, override_num_blocks=min(len(paths), slots))
+    return list(blocks.map_batches(work, batch_format="pyarrow", batch_size=None, num_cpus=0.5).take_all())
+
+
+def _total(reports: list[dict[str, str]]) -> BatchCounts:
+    return BatchCounts.total(BatchCounts.model_validate_json(report["counts"]) for report in reports)
 
 
 def _files(request: RepairRequest) -> list[FileScanTask]:
@@ -91,25 +127,22 @@ def _files(request: RepairRequest) -> list[FileScanTask]:
 class StageRepair:
     """Repairs the rows of one block's quarantine files; yields a row for every data file's worth that passed."""
 
-    def __init__(self, request: RepairRequest, repaired: pl.DataFrame, known: dict[str, pl.DataFrame]) -> None:
-        self.request, self.repaired, self.known = request, repaired, known
+    def __init__(self, request: RepairRequest, repaired: pl.DataFrame, around: Around) -> None:
+        self.request, self.repaired, self.around = request, repaired, around
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
         request = self.request
         source = load_pipeline(request.repair.pipeline, request.pipelines).source(request.repair.source)
-        waiting: list[pl.DataFrame] = []
-        counts: list[BatchCounts] = []
+        waiting: list[RepairedRows] = []
         for rows in self._read(set(block["path"].to_pylist())):
             for part in rows.partition_by("batch_id", "arrived_schema", maintain_order=True):
-                good, count = repair_rows(source, part, request.committed_at, self.known)
-                waiting += [good] if len(good) else []
-                counts.append(count)
-                if sum(part.estimated_size() for part in waiting) > FILE_BYTES:
-                    yield self._write(source, waiting, counts)
-                    waiting, counts = [], []
-        if counts:
-            yield self._write(source, waiting, counts)
+                waiting.append(repair_rows(source, part, request.committed_at, self.around))
+                if sum(part.good.estimated_size() for part in waiting) > FILE_BYTES:
+                    yield self._write(source, waiting)
+                    waiting = []
+        if waiting:
+            yield self._write(source, waiting)
 
     def _read(self, paths: set[str]) -> Iterator[pl.DataFrame]:
         """The rows of each file that the repair is of and that are open."""
@@ -123,47 +156,56 @@ class StageRepair:
                 rows = pl.DataFrame(pl.from_arrow(scan.to_table([task])))
                 yield open_rows(rows.filter(failed), self.repaired)
 
-    def _write(self, source: Source, waiting: list[pl.DataFrame], counts: list[BatchCounts]) -> pa.Table:
+    def _write(self, source: Source, waiting: list[RepairedRows]) -> pa.Table:
         lake, repair = self.request.lake, self.request.repair
         table = raw_table(lake, repair.pipeline, source.name)
-        rows = pl.concat(waiting) if waiting else pl.DataFrame()
-        manifest = stage_rows(lake, table, raw_schema(source), rows, repair.repair_id)
-        return pa.Table.from_pylist([{"counts": BatchCounts.total(counts).model_dump_json(), "rows": manifest}])
+        good = [part.good for part in waiting if len(part.good)]
+        rows = pl.concat(good) if good else pl.DataFrame()
+        prints = [part.prints for part in waiting if part.prints is not None and not self.around.repeated]
+        report = {
+            "prints": stage_fingerprints(lake, repair.repair_id, pl.concat(prints)) if prints else "",
+            "counts": BatchCounts.total(part.counts for part in waiting).model_dump_json(),
+            "rows": stage_rows(lake, table, raw_schema(source), rows, repair.repair_id),
+        }
+        return pa.Table.from_pylist([report])
 
 
-def repair_rows(
-    source: Source, kept: pl.DataFrame, repaired_at: datetime, known: dict[str, pl.DataFrame]
-) -> tuple[pl.DataFrame, BatchCounts]:
-    """The rows that pass now, as `raw` has them, and the counts of all.
+def repair_rows(source: Source, kept: pl.DataFrame, repaired_at: datetime, around: Around) -> RepairedRows:
+    """The rows that pass now, as `raw` has them, and what was found in all.
 
     A row comes back as if it had passed when it arrived: known when its batch was, and before what arrived after it.
 
     Args:
         kept: rows of the quarantine table, of one batch, that arrived with the same fields.
-        known: the keys that rows may refer to, by the rule that says so.
+        around: what they cannot tell by themselves; positions in it begin with the batch, as in what is returned.
 
     Raises:
         RepairMistake: see there.
     """
+    first = kept.row(0, named=True)
+    batch = f"{first['batch_id']}/"
+    if source.same_key != "violation":  # unique within a batch, so that the same value in another one is another value
+        around = replace(around, seed=around.seed ^ zlib.crc32(batch.encode()))
     arrived = decode_rows(kept["raw_row"], kept["arrived_schema"][0])
     arrived = arrived.with_columns(_position=kept["position"], _failed_checks=kept["failed_checks"])
     try:
-        checked = check_block(source, _mended(source, arrived).drop("_failed_checks", strict=False), Around(known))
+        mended = _mended(source, arrived).drop("_failed_checks", strict=False)
+        checked = check_block(source, mended.with_columns(pl.lit(batch) + pl.col("_position")), around)
     except (ColumnsMissing, _FieldMissing) as missing:
         # such as a line that could not be read as a row: it is broken still, and no reason to stop for the others
         reason = "columns:missing" if isinstance(missing, ColumnsMissing) else f"repair:missing({missing})"
         failed = {reason: FailedCheck(severity="quarantine", rows=len(kept))}
-        return pl.DataFrame(), BatchCounts(rows=len(kept), quarantined_rows=len(kept), failed=failed)
-    first = kept.row(0, named=True)
+        return RepairedRows(pl.DataFrame(), BatchCounts(rows=len(kept), quarantined_rows=len(kept), failed=failed))
     moment = pl.Datetime("us", "UTC")
     good = known_at(source, checked.good, first["as_of"] or first["quarantined_at"]).with_columns(
+        pl.col("_position").str.strip_prefix(batch),
         pl.lit(repaired_at).cast(moment).alias(REPAIRED_AT.name),
         _source=pl.lit(source.name),
         _batch_id=pl.lit(first["batch_id"]),
         _committed_at=pl.lit(first["quarantined_at"]).cast(moment),
         _contract_version=pl.lit(contract_hash(source)),
     )
-    return good, checked.counts
+    return RepairedRows(good, checked.counts, checked.prints)
 
 
 class _FieldMissing(LookupError):

@@ -16,6 +16,7 @@ from pyiceberg.io.pyarrow import ArrowScan
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Batch
+from perennial.lakehouse.quarantine import Repair
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.tables import plan_files
 from perennial.rules.unique import fingerprints, unique_check, unique_sets
@@ -40,7 +41,7 @@ def stage_fingerprints(lake: Lake, batch_id: str, prints: pl.DataFrame) -> str:
 def find_repeated(
     lake: Lake,
     pipelines: Path,
-    batch: Batch,
+    batch: Batch | Repair,
     source: Source,
     staged: list[str],
     rows: int,
@@ -70,7 +71,7 @@ def find_repeated(
 def _compare(
     lake: Lake,
     pipelines: Path,
-    batch: Batch,
+    batch: Batch | Repair,
     staged: list[str],
     snapshot: int | None,
     seed: int,

@@ -189,3 +189,25 @@ def test_a_repair_whose_commit_is_killed_brings_every_row_back_once(
     assert publish_repair.fn(lake, pipelines, judge_again(compute, lake, pipelines)) == still_open
     assert publish_repair.fn(lake, pipelines, judge_again(compute, lake, pipelines)) == 0
     assert (where(lake), len(raw(lake))) == (arrived, 4)
+
+
+def test_a_key_that_may_never_come_again_does_not_come_back_twice(
+    compute: Compute, lake: Lake, pipelines: Path
+) -> None:
+    once = 'key=["order_id"], same_key="violation",'
+    write_shop(pipelines, FILE.replace('key=["order_id"],', once, 1))
+    put(lake, "orders/1.csv", orders(1, 3))
+    bring_in(compute, lake, pipelines)
+    put(lake, "orders/2.csv", orders(20, 3) + "1,pen,2024-05-01T12:00:00Z,1,\n70,pen,2024-05-01T12:00:00Z,500,\n")
+    second = bring_in(compute, lake, pipelines).batch.batch_id
+    put(lake, "orders/3.csv", orders(30, 3) + "70,ink,2024-05-01T12:00:00Z,600,\n")
+    bring_in(compute, lake, pipelines)
+    write_shop(pipelines, LARGER.replace('key=["order_id"],', once, 1))
+    every = judge_again(compute, lake, pipelines)
+    assert ({name: check.rows for name, check in every.counts.failed.items()}, every.rows) == (
+        {"unique(order_id)": 3},
+        [],
+    )
+    assert publish_repair.fn(lake, pipelines, judge_again(compute, lake, pipelines, batch=second)) == 1
+    assert judge_again(compute, lake, pipelines).repaired_rows == 0
+    assert raw(lake).filter(order_id=70)["product"].to_list() == ["pen"]

@@ -9,6 +9,7 @@ import pytest
 
 from perennial.rules.contract import check_block
 from perennial.rules.features import contract_hash
+from perennial.rules.unique import Around
 from perennial.spec import At, Files, UtcMicroseconds
 from ray_jobs.ingest.kept import quarantine_rows, refused_rows
 from ray_jobs.ingest.repair import RepairMistake, repair_rows
@@ -44,7 +45,8 @@ ROWS = kept({"order_id": ["1", "-2", "x"], "ordered_at": ["2024-05-01"] * 3, "no
 
 
 def test_a_row_comes_back_as_if_it_had_passed_when_it_arrived() -> None:
-    good, counts = repair_rows(orders(), ROWS, REPAIRED_AT, {})
+    done = repair_rows(orders(), ROWS, REPAIRED_AT, Around())
+    good, counts = done.good, done.counts
     assert good.to_dicts() == [
         {
             "order_id": 1,
@@ -66,7 +68,7 @@ def test_a_row_comes_back_as_if_it_had_passed_when_it_arrived() -> None:
 
 
 def test_what_the_source_declares_of_its_knowledge_holds_for_repaired_rows_too() -> None:
-    good, _ = repair_rows(orders(known=At("ordered_at", timedelta(hours=1))), ROWS, REPAIRED_AT, {})
+    good = repair_rows(orders(known=At("ordered_at", timedelta(hours=1))), ROWS, REPAIRED_AT, Around()).good
     assert good["_known_at"].to_list() == [datetime(2024, 5, 1, 1, tzinfo=UTC)]
 
 
@@ -77,7 +79,8 @@ def test_a_repair_function_mends_rows_by_what_they_failed() -> None:
             order_id=pl.when(negative).then(pl.col("order_id").str.strip_prefix("-")).otherwise("order_id")
         )
 
-    good, counts = repair_rows(orders(mend), ROWS, REPAIRED_AT, {})
+    done = repair_rows(orders(mend), ROWS, REPAIRED_AT, Around())
+    good, counts = done.good, done.counts
     assert good["order_id"].to_list() == [1, 2]
     assert counts.quarantined_rows == 1
 
@@ -95,16 +98,18 @@ def test_typed_fields_reach_the_contract_with_their_types() -> None:
         "weight": [1.5],
         "raw": [b"\xff"],
     }
-    repair_rows(orders(look), kept(fields), REPAIRED_AT, {})
+    repair_rows(orders(look), kept(fields), REPAIRED_AT, Around())
     assert (seen["weight"], seen["raw"], seen["order_id"]) == (pl.Float64(), pl.Binary(), pl.String())
 
 
 def test_rows_that_lack_a_field_stay_where_they_are_and_stop_nothing() -> None:
     lines = ROWS.with_columns(raw_row=pl.lit('{"line":"9,2024-05-01"}'), arrived_schema=pl.lit("text:0"))
-    good, counts = repair_rows(orders(), lines, REPAIRED_AT, {})
+    done = repair_rows(orders(), lines, REPAIRED_AT, Around())
+    good, counts = done.good, done.counts
     assert (len(good), list(counts.failed)) == (0, ["columns:missing"])
     needs = orders(lambda rows: rows.with_columns(pl.col("order_id").str.strip_chars()))
-    good, counts = repair_rows(needs, lines, REPAIRED_AT, {})
+    done = repair_rows(needs, lines, REPAIRED_AT, Around())
+    good, counts = done.good, done.counts
     assert (len(good), list(counts.failed)) == (0, ["repair:missing(order_id)"])
 
 
@@ -114,7 +119,7 @@ def test_a_line_that_could_not_be_read_can_be_taken_apart() -> None:
         return rows.with_columns(order_id=parts.field("field_0"), ordered_at=parts.field("field_1"))
 
     lines = ROWS.head(1).with_columns(raw_row=pl.lit('{"line":"9;2024-05-01"}'), arrived_schema=pl.lit("text:0"))
-    good, _ = repair_rows(orders(split), lines, REPAIRED_AT, {})
+    good = repair_rows(orders(split), lines, REPAIRED_AT, Around()).good
     assert good["order_id"].to_list() == [9]
 
 
@@ -134,4 +139,4 @@ def test_a_line_that_could_not_be_read_can_be_taken_apart() -> None:
 )
 def test_a_repair_function_that_loses_doubles_or_breaks_is_stopped(repair: Repair, says: str) -> None:
     with pytest.raises(RepairMistake, match=says):
-        repair_rows(orders(repair), ROWS, REPAIRED_AT, {})
+        repair_rows(orders(repair), ROWS, REPAIRED_AT, Around())
