@@ -14,11 +14,13 @@ from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from perennial.lakehouse.positions import PositionMoved
 from tasks.lakehouse import (
+    PartsLeftOut,
     finish_quarantine,
     judge_staged,
     list_sources,
     plan_batch,
     publish_batch,
+    report_unreadable,
     show_batch,
     stage_batch,
 )
@@ -38,19 +40,20 @@ def ingest(
         as_of: when rows of sources that do not declare it became known; by default the run's scheduled start.
 
     Raises:
-        BatchRefused: after every source had its turn; the message has each refused batch and what to do.
+        BatchRefused, PartsLeftOut: after every source had its turn; the message has each failure and what to do.
     """
     settings = settings or Settings()
     as_of = utc(as_of or scheduled_start())
     sources = [source] if source else list_sources(settings.pipelines_dir, pipeline)
-    published, refusals = {}, []
+    published: dict[str, int] = {}
+    failures: list[BatchRefused | PartsLeftOut] = []
     for name in sources:
         try:
             published[name] = ingest_source(pipeline, name, as_of, settings)
-        except BatchRefused as refusal:
-            refusals.append(refusal)  # one source's bad batch is no reason to leave the others' data outside
-    if refusals:
-        raise BatchRefused("\n".join(str(refusal) for refusal in refusals)) from refusals[0]
+        except (BatchRefused, PartsLeftOut) as failure:
+            failures.append(failure)  # one source's bad batch is no reason to leave the others' data outside
+    if failures:
+        raise type(failures[0])("\n".join(str(failure) for failure in failures)) from failures[0]
     return published
 
 
@@ -59,6 +62,7 @@ def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Setting
 
     Raises:
         BatchRefused: once its commit and its quarantine stand.
+        PartsLeftOut: some of what arrived cannot be read; the rest is published.
     """
     for plan in range(1, PLANS + 1):
         finish_quarantine(settings.lake, pipeline, source)
@@ -66,6 +70,9 @@ def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Setting
         if batch.is_empty:
             return 0
         staged = stage_batch(settings.compute, settings.lake, settings.pipelines_dir, batch)
+        if staged.batch.is_empty:  # all of it changed while it was read, or cannot be read
+            report_unreadable(staged)
+            return 0
         if refusal := judge_staged(settings.lake, settings.pipelines_dir, staged):
             staged = refuse_batch(settings.compute, settings.lake, settings.pipelines_dir, staged, refusal)
         try:
@@ -78,5 +85,6 @@ def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Setting
         show_batch(staged)
         if published.refusal:
             raise refused(published)
+        report_unreadable(staged)
         return published.rows
     raise AssertionError("the loop returns or raises")

@@ -39,6 +39,10 @@ class PublishedBatch:
     refusal: str = ""
 
 
+class PartsLeftOut(ValueError):
+    """Files that arrived are not what they should be: a failure of the data. They are where they were, and stay new."""
+
+
 @task
 def list_sources(pipelines: Path, pipeline: str) -> list[str]:
     """Names of a pipeline's sources."""
@@ -182,6 +186,22 @@ def published_rows(table: Table, batch_id: str) -> list[int]:
     ]
     others = [s for s in summaries if s.get(BATCH_ID) != batch_id and not s.get("perennial.refusal")]
     return [int(summary["perennial.rows"]) for summary in others if "perennial.rows" in summary]
+
+
+@task
+def report_unreadable(staged: "StagedBatch") -> None:
+    """Fail where files of a batch could not be read, after the others were published.
+
+    Raises:
+        PartsLeftOut: names them, and what is wrong with each.
+    """
+    if staged.unreadable:
+        some = "; ".join(f"{part}: {reason}" for part, reason in list(staged.unreadable.items())[:10])
+        raise PartsLeftOut(
+            f"{staged.batch.pipeline}/{staged.batch.source}: {len(staged.unreadable)} of what arrived cannot be read and "
+            f"was left out; everything else of the batch is published. {some}. Write them anew or take them away; until "
+            "then each run tries them again."
+        )
 
 
 @task

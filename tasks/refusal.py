@@ -39,7 +39,7 @@ def refuse_batch(compute: Compute, lake: Lake, pipelines: Path, staged: "StagedB
             f"of them broken, and when it was read again {again.counts.rows:,} and {again.counts.quarantined_rows:,}. "
             "Nothing of it was committed. Run ingest again."
         )
-    return again.model_copy(update={"refusal": refusal})
+    return again.model_copy(update={"refusal": refusal, "unreadable": staged.unreadable})
 
 
 def refused(published: PublishedBatch) -> BatchRefused:

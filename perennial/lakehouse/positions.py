@@ -4,7 +4,7 @@ The committer and the flow see a position as an opaque string; the modules of `p
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -59,23 +59,39 @@ def plan_batch(lake: Lake, pipeline: Pipeline, source: Source, as_of: datetime) 
     match source:
         case Files():
             parts = files.new_parts(lake, source, previous)
-            source_id, contents = files.source_id(lake, source), files.describe(parts)
+            source_id = files.source_id(lake, source)
         case Kafka():
             parts = kafka.new_parts(lake, source, previous)
-            source_id, contents, alarm = kafka.source_id(parts), kafka.describe(parts), kafka.alarm(previous, parts)
+            source_id, alarm = kafka.source_id(parts), kafka.alarm(previous, parts)
         case _:
             raise TypeError(f"source {source.name!r}: nothing is known of the kind {type(source).__name__}.")
     return Batch(
         pipeline=pipeline.name,
         source=source.name,
         source_id=source_id,
-        batch_id=hashlib.sha256("\n".join([previous, *(p.identity for p in parts)]).encode()).hexdigest()[:16],
+        batch_id=_batch_id(previous, parts),
         previous=previous,
         parts=list(parts),
-        contents=contents,
+        contents=_describe(parts),
         alarm=alarm,
         as_of=as_of,
     )
+
+
+def changed_parts(lake: Lake, source: Source, batch: Batch) -> set[str]:
+    """Identities of the parts that are not any more what was planned, so that what was read of them is worth nothing."""
+    match source:
+        case Files():
+            return files.changed_parts(lake, source, [part for part in batch.parts if isinstance(part, FilePart)])
+        case _:
+            return set()
+
+
+def leave_out(batch: Batch, identities: Collection[str]) -> Batch:
+    """The batch without some of its parts, which stay new: another batch, with an id of its own."""
+    parts = [part for part in batch.parts if part.identity not in identities]
+    changes = {"parts": parts, "batch_id": _batch_id(batch.previous, parts), "contents": _describe(parts)}
+    return batch.model_copy(update=changes)
 
 
 def position_after(lake: Lake, batch: Batch) -> str:
@@ -98,3 +114,13 @@ def expect_position(batch: Batch) -> Callable[[Table], None]:
             )
 
     return check
+
+
+def _batch_id(previous: str, parts: Sequence[Part]) -> str:
+    return hashlib.sha256("\n".join([previous, *(part.identity for part in parts)]).encode()).hexdigest()[:16]
+
+
+def _describe(parts: Sequence[Part]) -> str:
+    landed = [part for part in parts if isinstance(part, FilePart)]
+    messages = [part for part in parts if isinstance(part, KafkaPart)]
+    return kafka.describe(messages) if messages else files.describe(landed)

@@ -11,7 +11,7 @@ from types import ModuleType
 import polars as pl
 
 from perennial.spec.pipeline import SCHEDULABLE, Pipeline
-from perennial.spec.sources import AsOf, Label, Source
+from perennial.spec.sources import AsOf, Files, Label, Source
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -125,9 +125,21 @@ def _check_source(path: Path, source: Source) -> None:
         if columns[column] != pl.Datetime("us", "UTC"):
             message = f"{column!r} of {source.name!r} must be UtcMicroseconds, it is {columns[column]}."
             raise _at(path, message, contract, column)
+    if isinstance(source, Files) and source.format_of(source.pattern) is None and _says_no_format(source.pattern):
+        message = (
+            f"the names of {source.pattern!r} do not say what the files are: end the pattern in .csv, .jsonl, .parquet or "
+            ".avro (.gz or .zst after it), or say format=."
+        )
+        raise _at(path, message, here, source.pattern)
     if not 0 <= source.error_budget_share <= 1:
         message = f"error_budget_share {source.error_budget_share} must lie in [0, 1]."
         raise _at(path, message, here, "error_budget_share")
+
+
+def _says_no_format(pattern: str) -> bool:
+    """Whether no file of the pattern can have a name that says its format: the end of the name is fixed, or has no dot."""
+    ending = pattern.rpartition("/")[2].rpartition(".")[2]
+    return not any(wild in ending for wild in "*?[")
 
 
 def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Source]) -> None:

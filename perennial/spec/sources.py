@@ -77,15 +77,40 @@ class Source:
     repair: Callable[[pl.DataFrame], pl.DataFrame] | None = field(default=None, kw_only=True, compare=False, repr=False)
 
 
+FileFormat = Literal["csv", "jsonl", "parquet", "avro"]
+_FORMATS: dict[str, FileFormat] = {
+    "csv": "csv",
+    "json": "jsonl",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "parquet": "parquet",
+    "avro": "avro",
+}
+_COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {"gz": "gzip", "zst": "zstd"}
+
+
 @dataclass(frozen=True)
 class Files(Source):
-    """Files that arrive under one pattern in the lake's bucket, each a CSV file with a header.
+    """Files that arrive under one pattern: CSV with a header, JSON lines, Parquet or Avro (docs/sources.md).
 
     Args:
-        pattern: where the files lie, below `landing/` of the environment: `flights/*.csv`.
+        pattern: where the files lie: below `landing/` of the environment (`flights/*.csv`), or a URI of any file system
+            that fsspec knows (`s3://other-bucket/flights/*.csv.gz`). `*` stays within a folder, `**` does not.
+        format: what the files are, where their names do not say it. Names that end in `.gz` or `.zst` are compressed.
     """
 
     pattern: str
+    format: FileFormat | None = None
+
+    def format_of(self, path: str) -> FileFormat | None:
+        """What a file is: as declared, else by its name; None where its name does not say it."""
+        name = path.removesuffix(f".{path.rsplit('.', 1)[-1]}") if compression_of(path) else path
+        return self.format or _FORMATS.get(name.rsplit("/", 1)[-1].rpartition(".")[2].lower())
+
+
+def compression_of(path: str) -> Literal["gzip", "zstd"] | None:
+    """How a file is compressed, by its name."""
+    return _COMPRESSIONS.get(path.rpartition(".")[2].lower())
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import orjson
 import polars as pl
 import pyarrow as pa
 
 from perennial.spec.kafka import Kafka
 from perennial.spec.load import contract_columns
+from ray_jobs.ingest.json_lines import read_objects
 
-MAXIMUM_FIELDS = 1_000  # of messages' fields that the contract does not name: a map with a million keys is no table
 _NO_VALUE = "kafka:no_value"  # the marker that deletes a key in a compacted topic
 _REGISTRY = struct.Struct(">bI")  # a zero byte and the schema's id, before each record
 
@@ -75,36 +74,9 @@ def decode(source: Kafka, messages: Messages) -> tuple[pl.DataFrame, pl.DataFram
 
 
 def _json_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
-    """Every field as text, null where it is null or missing.
-
-    orjson judges each message, because Polars takes `\\ud800` for a letter and skips empty lines: then no row would stand
-    at its offset. It also tells the fields' names. Polars reads the fields, all messages at once.
-    """
-    names: set[str] = set()
-    lines = []
-    for number, value in enumerate(values):
-        try:
-            found = orjson.loads(value or b"")
-        except orjson.JSONDecodeError:
-            reasons[number] = _NO_VALUE if value is None else "json:syntax"
-            continue
-        if type(found) is not dict:
-            reasons[number] = "json:object"
-            continue
-        names.update(found)
-        # inside of JSON a line break is only ever white space
-        assert value is not None  # then it would be none of JSON
-        lines.append(value.replace(b"\n", b" ") if b"\n" in value else value)
-    declared = list(contract_columns(source))
-    schema = dict.fromkeys([*declared, *sorted(names - {*declared})[:MAXIMUM_FIELDS]], pl.String)
-    if not lines:
-        return pl.DataFrame(schema=schema)
-    rows = pl.read_ndjson(io.BytesIO(b"\n".join(lines)), schema=schema)
-    if len(rows) != len(lines):
-        raise RuntimeError(
-            f"{source.topic}: {len(lines)} messages were read as {len(rows)} rows. Nothing was published."
-        )
-    return rows
+    """Every field as text, null where it is null or missing."""
+    reasons.update((number, _NO_VALUE) for number, value in enumerate(values) if value is None)
+    return read_objects(values, list(contract_columns(source)), reasons)
 
 
 def _avro_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:

@@ -2,26 +2,36 @@
 
 from collections.abc import Iterator, Sequence
 
-import polars as pl
-
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Part
 from perennial.lakehouse.sources.files import FilePart
 from perennial.lakehouse.sources.kafka import KafkaPart
 from perennial.spec.kafka import Kafka
 from perennial.spec.sources import Files, Source
+from ray_jobs.ingest.chunks import Arrived
 from ray_jobs.ingest.files import read_files
 from ray_jobs.ingest.kafka import read_kafka
+from ray_jobs.ingest.split import split_files
 
-Arrived = tuple[pl.DataFrame, pl.DataFrame]
-"""Rows with `_position`; and what could not be read as rows: as it arrived, with `_position` and `_failed_checks`."""
+
+def split_parts(lake: Lake, source: Source, parts: Sequence[Part], slots: int) -> list[Part]:
+    """The parts, the largest cut into several, so that `slots` tasks have about the same to read."""
+    match source:
+        case Files():
+            return list(split_files(lake, source, [part for part in parts if isinstance(part, FilePart)], slots))
+        case _:
+            return list(parts)
 
 
 def read_parts(lake: Lake, source: Source, parts: Sequence[Part], block_bytes: int) -> Iterator[Arrived]:
-    """Yield blocks of at most about `block_bytes`, so that a reader's memory does not grow with its parts."""
+    """Yield blocks of at most about `block_bytes`, so that a reader's memory does not grow with its parts.
+
+    Raises:
+        PartsUnreadable: the parts at fault; a technical failure is raised as itself.
+    """
     match source:
         case Files():
-            yield from read_files(lake, [part for part in parts if isinstance(part, FilePart)], block_bytes)
+            yield from read_files(lake, source, [part for part in parts if isinstance(part, FilePart)], block_bytes)
         case Kafka():
             yield from read_kafka(lake, source, [part for part in parts if isinstance(part, KafkaPart)], block_bytes)
         case _:

@@ -1,8 +1,9 @@
 """Check one batch against its contract and write both halves to S3, where no table refers to them yet."""
 
 import heapq
+import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.positions import Batch, Part
+from perennial.lakehouse.positions import Batch, Part, changed_parts, leave_out
 from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table, read_references
 from perennial.lakehouse.staging import stage_rows
 from perennial.lakehouse.tables import current_snapshot_id
@@ -23,9 +24,11 @@ from perennial.rules.contract import check_block
 from perennial.rules.features import contract_hash, known_at
 from perennial.rules.unique import Around
 from perennial.spec.load import load_pipeline
+from perennial.spec.sources import Source
+from ray_jobs.ingest.chunks import PartsUnreadable
 from ray_jobs.ingest.kept import broken_rows, held_bytes, quarantine_rows, refused_rows
-from ray_jobs.ingest.read import read_parts
-from ray_jobs.ingest.repeated import find_repeated, stage_fingerprints
+from ray_jobs.ingest.read import read_parts, split_parts
+from ray_jobs.ingest.repeated import Repeated, find_repeated, stage_fingerprints
 
 BLOCK_BYTES = 64 * 1024 * 1024
 FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
@@ -45,14 +48,18 @@ class StageRequest(BaseModel, frozen=True):
 class StagedBatch(BaseModel, frozen=True):
     """Both halves of a checked batch, as manifests of data files that no table refers to.
 
-    `refusal`: why the whole batch is in its quarantine half; empty where it is not. `compared_with`: the snapshot of `raw`
-    in which no key of the batch stands; None where it may.
+    Args:
+        batch: what was staged: all that was planned but for parts that changed meanwhile or are unreadable.
+        unreadable: parts left out because their content is not what it should be, with the reasons.
+        refusal: why the whole batch is in its quarantine half; empty where it is not.
+        compared_with: the snapshot of `raw` in which no key of the batch stands; None where it may.
     """
 
     batch: Batch
     counts: BatchCounts
     rows: list[str]
     quarantine: list[str]
+    unreadable: dict[str, str] = {}
     refusal: str = ""
     compared_with: int | None = None
 
@@ -80,47 +87,77 @@ class StagedBlock:
 def stage(request: StageRequest) -> StagedBatch:
     """Stage a batch. Memory is bounded by a block and a data file per slot, whatever the batch's size.
 
-    Where rows share values that must be unique with rows of other blocks or of the table, the batch is staged again,
-    told of them.
+    Parts that changed while they were read, or that cannot be read at all, are left out, and the others are staged
+    again: rows of theirs may be in the data files already. Parts left out stay new for the next run. Where rows share
+    values that must be unique with rows of other blocks or of the table, the batch is staged again, told of them.
     """
-    batch = request.batch
-    pipeline = load_pipeline(batch.pipeline, request.pipelines)
-    source = pipeline.source(batch.source)
+    pipeline = load_pipeline(request.batch.pipeline, request.pipelines)
+    source = pipeline.source(request.batch.source)
     # read once, so that all blocks are judged by the same keys
-    around = Around(read_references(request.lake, pipeline, batch.source, batch.as_of), secrets.randbits(64))
-    reports = _stage_once(request, around)
-    prints = [report["prints"] for report in reports if report["prints"]]
-    snapshot = current_snapshot_id(request.lake, raw_table(request.lake, batch.pipeline, batch.source))
-    rows = _total(reports).rows
-    repeated = find_repeated(request.lake, request.pipelines, batch, source, prints, rows, snapshot, around.seed)
-    if repeated:
-        reports = _stage_once(request, replace(around, repeated=repeated))
+    known = read_references(request.lake, pipeline, source.name, request.batch.as_of)
+    around = Around(known, secrets.randbits(64))
+    reports: list[dict[str, str]] = []
+    unreadable: dict[str, str] = {}
+    snapshot = None
+    while not request.batch.is_empty:
+        reports = _stage_once(request, source, around)
+        left_out = _left_out(request, source, reports)
+        if not left_out:
+            snapshot = current_snapshot_id(request.lake, raw_table(request.lake, pipeline.name, source.name))
+            if repeated := _find_repeated(request, source, reports, snapshot, around.seed):
+                reports = _stage_once(request, source, replace(around, repeated=repeated))
+                left_out = _left_out(request, source, reports)
+        if not left_out:
+            break
+        unreadable |= {part: reason for part, reason in left_out.items() if reason}
+        request, reports = request.model_copy(update={"batch": leave_out(request.batch, left_out)}), []
     return StagedBatch(
-        batch=batch,
+        batch=request.batch,
         counts=_total(reports),
         rows=[report["rows"] for report in reports if report["rows"]],
         quarantine=[report["quarantine"] for report in reports if report["quarantine"]],
+        unreadable=unreadable,
         compared_with=snapshot if source.same_key == "violation" else None,
     )
 
 
-def _stage_once(request: StageRequest, around: Around) -> list[dict[str, str]]:
+def _stage_once(request: StageRequest, source: Source, around: Around) -> list[dict[str, str]]:
     slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
-    hands = deal_parts(request.batch.parts, slots)
+    parts = split_parts(request.lake, source, request.batch.parts, slots)
+    hands = deal_parts(parts, slots)
     blocks = ray.data.from_items([{"parts": hand} for hand in hands], override_num_blocks=len(hands))
     # One callable reads, parses, checks and writes: rows never cross the object store.
-    written = blocks.map_batches(StageParts(request, around), batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+    written = blocks.map_batches(
+        StageParts(request, parts, around), batch_format="pyarrow", batch_size=None, num_cpus=0.5
+    )
     # What the blocks report rides along with them: asking the dataset again would run the plan again.
     reports = list(written.take_all())
     fault_point("files-written")
     return reports
 
 
+def _left_out(request: StageRequest, source: Source, reports: list[dict[str, str]]) -> dict[str, str]:
+    """Parts whose rows must not be published, and what is wrong with each; nothing is, where it has only changed."""
+    changed = dict.fromkeys(changed_parts(request.lake, source, request.batch), "")
+    reasons: dict[str, str] = {}
+    for report in reports:
+        reasons |= json.loads(report["unreadable"])
+    return reasons | changed
+
+
+def _find_repeated(
+    request: StageRequest, source: Source, reports: list[dict[str, str]], snapshot: int | None, seed: int
+) -> Repeated:
+    prints = [report["prints"] for report in reports if report["prints"]]
+    rows = _total(reports).rows
+    return find_repeated(request.lake, request.pipelines, request.batch, source, prints, rows, snapshot, seed)
+
+
 def _total(reports: list[dict[str, str]]) -> BatchCounts:
     return BatchCounts.total(BatchCounts.model_validate_json(report["counts"]) for report in reports)
 
 
-def deal_parts(parts: list[Part], slots: int) -> list[list[int]]:
+def deal_parts(parts: Sequence[Part], slots: int) -> list[list[int]]:
     """Indices of the parts that each of at most `slots` tasks reads: the heaviest first, each to the least loaded."""
     hands: list[list[int]] = [[] for _ in range(min(len(parts), slots))]
     loads = [(0, number) for number in range(len(hands))]
@@ -134,19 +171,22 @@ def deal_parts(parts: list[Part], slots: int) -> list[list[int]]:
 class StageParts:
     """Stages the parts of one block and yields a row of what it wrote for every data file's worth of rows."""
 
-    def __init__(self, request: StageRequest, around: Around) -> None:
-        self.request = request
-        self.around = around
+    def __init__(self, request: StageRequest, parts: Sequence[Part], around: Around) -> None:
+        self.request, self.parts, self.around = request, parts, around
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
         waiting: list[StagedBlock] = []
         for hand in block["parts"].to_pylist():
-            for checked in self._check([self.request.batch.parts[index] for index in hand]):
-                waiting.append(checked)
-                if sum(part.bytes for part in waiting) > FILE_BYTES:
-                    yield self._write(waiting)
-                    waiting = []
+            try:
+                for checked in self._check([self.parts[index] for index in hand]):
+                    waiting.append(checked)
+                    if sum(part.bytes for part in waiting) > FILE_BYTES:
+                        yield self._write(waiting)
+                        waiting = []
+            except PartsUnreadable as error:
+                yield _report(unreadable=json.dumps(error.reasons))
+                return  # nothing that was read beside them can be used
         if waiting:
             yield self._write(waiting)
 
@@ -187,10 +227,16 @@ class StageParts:
         published = stage_rows(lake, table, raw_schema(source), rows, batch.batch_id)
         fault_point("files-half-written")
         prints = [part.prints for part in parts if part.prints is not None and not self.around.repeated]
-        report = {
-            "prints": stage_fingerprints(request.lake, batch.batch_id, pl.concat(prints)) if prints else "",
-            "counts": BatchCounts.total(part.counts for part in parts).model_dump_json(),
-            "rows": published,
-            "quarantine": stage_rows(lake, quarantine, QUARANTINE, broken, batch.batch_id),
-        }
-        return pa.Table.from_pylist([report])
+        return _report(
+            prints=stage_fingerprints(request.lake, batch.batch_id, pl.concat(prints)) if prints else "",
+            counts=BatchCounts.total(part.counts for part in parts).model_dump_json(),
+            rows=published,
+            quarantine=stage_rows(lake, quarantine, QUARANTINE, broken, batch.batch_id),
+        )
+
+
+def _report(**found: str) -> pa.Table:
+    nothing = {"prints": "", "rows": "", "quarantine": "", "unreadable": "{}"}
+    return pa.Table.from_pylist(
+        [{**nothing, "counts": BatchCounts(rows=0, quarantined_rows=0).model_dump_json(), **found}]
+    )

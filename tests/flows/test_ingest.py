@@ -16,6 +16,7 @@ from perennial.lakehouse.positions import plan_batch
 from perennial.lakehouse.raw import PROVENANCE, read_known, read_log
 from perennial.lakehouse.tables import read_snapshot
 from perennial.rules.contract import ColumnsMissing
+from tasks.lakehouse import PartsLeftOut
 from tasks.refusal import BatchRefused
 from tests.shop import FILE, NOON, orders, put, shop, write_shop
 
@@ -184,3 +185,15 @@ def test_a_key_that_may_not_come_again_is_found_in_other_files_and_in_the_table(
     assert sorted(kept["position"]) == ["orders/1.csv#6", "orders/2.csv#1", "orders/3.csv#1"]
     assert kept["failed_checks"].to_list() == [["unique(order_id)"]] * 3
     assert not [name for name in lake.files().find(lake.uri("staging")) if "fingerprints" in name]
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_published(settings: Settings, lake: Lake) -> None:
+    put(lake, "orders/1.csv", orders(1, 5))
+    put(lake, "orders/2.csv", "order_id,order_id\n1,2\n")
+    for _ in range(2):  # it is tried again until someone mends it
+        with pytest.raises(PartsLeftOut, match=r"1 of what arrived.*orders/2.csv@.*must name every column once"):
+            ingest("shop", "orders", NOON, settings=settings)
+        assert len(rows(lake, "raw_orders")) == 5
+    put(lake, "orders/2.csv", orders(6, 5))
+    assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 5}
+    assert sorted(rows(lake, "raw_orders")["order_id"]) == list(range(1, 11))

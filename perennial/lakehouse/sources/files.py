@@ -1,12 +1,17 @@
 """Files: which have arrived since a position, which is a manifest of all files that were ever committed."""
 
-import fnmatch
 import hashlib
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.utils import glob_translate
+from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
@@ -16,13 +21,18 @@ if TYPE_CHECKING:
     from perennial.lakehouse.positions import Batch
 
 _FILES = {"path": pl.String, "etag": pl.String, "bytes": pl.Int64, "batch_id": pl.String}
+_MODIFIED = ("mtime", "updated", "last_modified", "LastModified", "modified", "created")
+LOOKED_AT = 20  # files that are asked for one by one; more are listed together
 
 
 class FilePart(BaseModel, frozen=True):
-    """A file that has not been committed yet; the same path with another ETag is a new file: a correction."""
+    """A file that has not been committed yet; the same path with another ETag is a new file: a correction.
+
+    `etag`: on file systems without ETags, the size and the time of the last change.
+    """
 
     kind: Literal["file"] = "file"
-    path: str
+    path: str  # below `landing/`, or a URI
     etag: str
     bytes: int
 
@@ -41,20 +51,47 @@ class PositionDamaged(RuntimeError):
     """The manifest that a table's position names is not the one that was written."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """The file system of a source's files, to list and to read; `root`: what stands before the paths of its parts."""
+
+    listed: AbstractFileSystem
+    read: FileSystem
+    root: str
+
+    def location(self, path: str) -> str:
+        """A part's path as the file systems know it."""
+        return f"{self.root}{path}" if self.root else str(self.listed._strip_protocol(path))
+
+    def path(self, location: str) -> str:
+        """A location as the path of a part."""
+        return location.removeprefix(self.root) if self.root else str(self.listed.unstrip_protocol(location))
+
+
+def place_of(lake: Lake, pattern: str) -> Place:
+    """Where a source's files lie. S3 is read with the lake's endpoint and keys, other systems as fsspec is configured."""
+    if "://" not in pattern:
+        return Place(lake.files(), lake.arrow_files(), lake.uri("landing/").removeprefix("s3://"))
+    if pattern.startswith("s3://"):
+        return Place(lake.files(), lake.arrow_files(), "")
+    files, _ = url_to_fs(pattern, use_listings_cache=False)
+    return Place(files, PyFileSystem(FSSpecHandler(files)), "")
+
+
 def new_parts(lake: Lake, source: Files, previous: str) -> list[FilePart]:
     """The files that arrived since a position."""
     committed = set(read_manifest(lake, previous).select("path", "etag").iter_rows())
-    return [file for file in list_landing(lake, source.pattern) if (file.path, file.etag) not in committed]
+    return [file for file in list_files(lake, source) if (file.path, file.etag) not in committed]
 
 
 def describe(parts: Sequence[FilePart]) -> str:
     """How many files, of how many bytes."""
-    return f"{len(parts):,} files ({sum(part.bytes for part in parts):,} bytes)"
+    return f"{len(parts):,} {'file' if len(parts) == 1 else 'files'} ({sum(part.bytes for part in parts):,} bytes)"
 
 
 def source_id(lake: Lake, source: Files) -> str:
     """Where the files lie."""
-    return f"{lake.bucket}/{lake.environment}/{source.pattern}"
+    return source.pattern if "://" in source.pattern else f"{lake.bucket}/{lake.environment}/{source.pattern}"
 
 
 def position_after(lake: Lake, batch: "Batch") -> str:
@@ -87,14 +124,52 @@ def read_manifest(lake: Lake, position: str) -> pl.DataFrame:
     return pl.read_parquet(io.BytesIO(content))
 
 
-def list_landing(lake: Lake, pattern: str) -> list[FilePart]:
-    """The files below `landing/` that match the pattern, sorted by path; `*` stays within a folder."""
-    root = lake.uri("landing").removeprefix("s3://")
-    folder = pattern.split("*")[0].rsplit("/", 1)[0] if "*" in pattern else pattern
-    found = lake.files().find(f"{root}/{folder}", detail=True)
+def list_files(lake: Lake, source: Files) -> list[FilePart]:
+    """The files that match the source's pattern, sorted by path; hidden ones, whose names begin with a dot, do not."""
+    place = place_of(lake, source.pattern)
+    pattern = place.location(source.pattern)
+    matches = re.compile(glob_translate(pattern)).match
+    folder, *wild = re.split(r"/(?=[^/]*[*?\[])", pattern, maxsplit=1)
+    try:
+        if not wild:
+            found = [place.listed.info(pattern)]
+        elif "/" in wild[0]:
+            found = list(place.listed.find(folder, detail=True).values())
+        else:
+            found = place.listed.ls(folder, detail=True)
+    except FileNotFoundError:
+        return []
+    hidden = re.compile(r"/\.").search
     files = [
-        FilePart(path=path.removeprefix(f"{root}/"), etag=str(info.get("ETag", "")).strip('"'), bytes=info["size"])
-        for path, info in sorted(found.items())
+        FilePart(path=place.path(info["name"]), etag=version_of(info), bytes=info["size"])
+        for info in found
+        if info["type"] == "file" and matches(info["name"]) and not hidden(info["name"].removeprefix(folder))
     ]
-    depth = pattern.count("/")
-    return [f for f in files if f.path.count("/") == depth and fnmatch.fnmatchcase(f.path, pattern)]
+    return sorted(files, key=lambda file: file.path)
+
+
+def changed_parts(lake: Lake, source: Files, parts: Iterable[FilePart]) -> set[str]:
+    """Identities of the files that are not any more what was listed: rewritten, still being written, or gone."""
+    parts = list(parts)
+    if len(parts) > LOOKED_AT:
+        now = {file.path: file.etag for file in list_files(lake, source)}
+    else:
+        place = place_of(lake, source.pattern)
+        now = {part.path: _version_now(place, part.path) for part in parts}
+    return {part.identity for part in parts if now.get(part.path) != part.etag}
+
+
+def version_of(info: dict[str, Any]) -> str:
+    """What changes when a file changes, from what its file system says of it."""
+    for name in ("ETag", "etag", "md5Hash"):
+        if info.get(name):
+            return str(info[name]).strip('"')
+    changed = next((str(info[name]) for name in _MODIFIED if info.get(name) is not None), "")
+    return f"{info['size']}-{changed}"
+
+
+def _version_now(place: Place, path: str) -> str:
+    try:
+        return version_of(place.listed.info(place.location(path)))
+    except FileNotFoundError:
+        return ""

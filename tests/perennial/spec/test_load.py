@@ -41,6 +41,12 @@ MISTAKES = {
         'alias="_cents"',
         "'_cents' of prices: names that begin with _ are",
     ),
+    "a format that no name says": (
+        '"prices/*.csv"',
+        '"prices/*.txt"',
+        '"prices/*.txt"',
+        "do not say what the files are",
+    ),
     "an error budget": ("budget_share=0.5", "budget_share=50", "error_budget_share=50", r"50 must lie in \[0, 1\]"),
     "a severity of no check": (
         "budget_share=0.5",
