@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test bench-validation lint clean
+.PHONY: help setup lock up down status deploy land run demo test bench-validation bench-commits lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -73,6 +73,9 @@ test: setup ## Everything: packages the tests need, lint, types, tests
 
 bench-validation: setup ## Twelve rules as a contract and as one select by hand, side by side
 	@$(BIN)/python -m benchmarks.validation
+
+bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql)
+	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
 
 lint: setup ## Style, types and the directions of imports
 	@$(BIN)/ruff check .

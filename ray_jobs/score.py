@@ -83,9 +83,8 @@ def score(request: ScoreRequest) -> Scored:
     content = [request.version, str(request.start), str(request.end), sorted(digests.items())]
     rows = sum(file.record_count for file in files)
     summary = {ROWS: str(rows), INPUTS: inputs}
-    committed = append_once(
-        request.lake, identifier, files, f"score/{request.pipeline}/{_sha256(content)}", summary=summary
-    )
+    key = f"score/{request.pipeline}/{_sha256(content)}"
+    committed = append_once(request.lake, identifier, files, key, summary=summary, lasting=True)
     return Scored(rows=rows, already=committed.already)
 
 

@@ -12,7 +12,8 @@ from pyiceberg.table import Table
 
 from perennial.faults import fault_point
 from perennial.lakehouse import quarantine
-from perennial.lakehouse.commit import BATCH_ID, Expectation, append_once
+from perennial.lakehouse.commit import Expectation, append_once
+from perennial.lakehouse.history import BATCH_ID
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, Batch, PositionMoved, expect_position, position_after
 from perennial.lakehouse.positions import plan_batch as plan

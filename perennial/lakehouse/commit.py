@@ -1,59 +1,38 @@
 """The one committer: every change of every table goes through here, once per batch id, or not at all.
 
 The loop is: reload the table; is the batch id among its ancestors? then it is done; do the caller's expectations
-hold? else stop; commit rows and properties in one transaction. pyiceberg's own retry is off, because it rebases an
-append without asking whether the batch is already there (two holders of one batch doubled it 40 times of 40).
-Whatever an attempt ended in (a conflict, a lost answer, a server that went away), the next step is to look.
+hold? else stop; commit rows and properties in one transaction, and let the oldest snapshots go (`history.py`).
+pyiceberg's own retry is off, because it rebases an append without asking whether the batch is already there (two
+holders of one batch doubled it 40 times of 40). Whatever an attempt ended in (a conflict, a lost answer, a server that
+went away), the next step is to look.
 """
 
-import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
-from pyiceberg.exceptions import (
-    CommitFailedException,
-    CommitStateUnknownException,
-    ServerError,
-    ServiceUnavailableError,
-    TooManyRequestsError,
-)
-from pyiceberg.manifest import DataFile
+from pyiceberg.exceptions import ValidationException
+from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table, Transaction
-from sqlalchemy.exc import DBAPIError
 
 from perennial.faults import fault_point
+from perennial.lakehouse.attempts import until_it_lands
+from perennial.lakehouse.condemned import FilesGone, refuse_condemned
+from perennial.lakehouse.history import (
+    BATCH_ID,
+    KEPT_SNAPSHOTS,
+    LeanTransaction,
+    expire,
+    find_batch,
+    remember_batch,
+    surplus_snapshots,
+)
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.tables import Identifier, dotted, write_files
-
-BATCH_ID = "perennial.batch-id"
-TRIES = 30
-DEADLINE_SECONDS = 300.0
-_RETRIED = (
-    CommitFailedException,
-    CommitStateUnknownException,
-    ServerError,
-    ServiceUnavailableError,
-    TooManyRequestsError,
-    OSError,
-    DBAPIError,
-)
-_HOPELESS = (
-    "ACCESS_DENIED",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "NoSuchBucket",
-    "disk is full",
-    "No space left",
-)
+from perennial.lakehouse.tables import PROPERTIES, Identifier, dotted, write_files
 
 Expectation = Callable[[Table], None]
 """Looks at the freshly loaded table, just before the commit that builds on it; raises to stop the commit."""
-
-
-class CommitUnfinished(RuntimeError):
-    """The deadline passed and the batch is not in the table; its data files are on S3 and no table refers to them."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +52,21 @@ def append_once(
     summary: dict[str, str] | None = None,
     properties: dict[str, str] | None = None,
     expect: Expectation | None = None,
+    lasting: bool = False,
 ) -> Committed:
     """Append rows, or data files already written, exactly once under the batch id `key`.
+
+    The committer remembers the last thousand batch ids of a table. A caller whose batch may be tried again after more
+    commits than that asks the rows, or a position, in `expect` (docs/decisions/0009-expiry-and-batch-ids.md).
 
     Args:
         summary: more of the snapshot's summary, with keys `perennial.*`.
         properties: table properties set in the same transaction: they outlive the snapshot's expiry.
         expect: what must hold of the table that this commit builds on.
+        lasting: remember the batch id for ever; for tables with few such commits, each makes the next ones dearer.
 
     Raises:
+        FilesGone: the files lay unpublished for so long that a sweep has taken them. Run the flow again.
         CommitUnfinished: 30 tries or 5 minutes were not enough. Running it again is safe.
     """
     table = lake.catalog().load_table(identifier)
@@ -90,12 +75,23 @@ def append_once(
         return Committed(done, already=True)
     files = write_files(table, rows, key) if isinstance(rows, pa.Table) else list(rows)
 
-    def change(transaction: Transaction, notes: dict[str, str]) -> None:
-        with transaction.update_snapshot(snapshot_properties=notes).fast_append() as append:
+    def change(transaction: Transaction, table: Table, notes: dict[str, str]) -> dict[str, str]:
+        with transaction.update_snapshot(snapshot_properties=notes).merge_append() as append:
             for file in files:
                 append.append_data_file(file)
+        # one of the snapshots kept goes with each that comes, so the table's metadata stays as small as it is
+        expire(transaction, table, surplus_snapshots(table, KEPT_SNAPSHOTS - 1))
+        return {**remember_batch(table, key, append.snapshot_id, lasting), **(properties or {})}
 
-    return _commit(lake, identifier, key, change, summary or {}, properties or {}, expect)
+    # whatever the properties name must be there too: positions, outboxes
+    named = [word for value in (properties or {}).values() for word in value.split() if word.startswith("s3://")]
+
+    def still_there(table: Table) -> None:
+        refuse_condemned(table, [*(file.file_path for file in files), *named])
+        if expect:
+            expect(table)
+
+    return _commit(lake, identifier, key, change, summary or {}, still_there, table)
 
 
 def replace_once(
@@ -108,66 +104,112 @@ def replace_once(
 ) -> Committed:
     """Replace the whole table by data files already written, exactly once under the batch id `key`."""
 
-    def change(transaction: Transaction, notes: dict[str, str]) -> None:
-        current = [task.file for task in transaction._table.scan().plan_files()]
+    def change(transaction: Transaction, table: Table, notes: dict[str, str]) -> dict[str, str]:
+        current = [task.file for task in table.scan().plan_files()]
         with transaction.update_snapshot(snapshot_properties=notes).overwrite() as overwrite:
             for file in current:
                 overwrite.delete_data_file(file)
             for file in files:
                 overwrite.append_data_file(file)
+        return {}
 
-    return _commit(lake, identifier, key, change, summary or {}, {}, None)
+    def still_there(table: Table) -> None:
+        refuse_condemned(table, [file.file_path for file in files])
+
+    return _commit(lake, identifier, key, change, summary or {}, still_there)
 
 
-def find_batch(table: Table, key: str) -> int | None:
-    """The snapshot that committed the batch `key`, among the ancestors of the table's current snapshot."""
-    by_id = {snapshot.snapshot_id: snapshot for snapshot in table.metadata.snapshots}
+def rewrite_once(
+    lake: Lake,
+    identifier: Identifier,
+    old: Sequence[DataFile],
+    new: Sequence[DataFile],
+    key: str,
+    *,
+    summary: dict[str, str] | None = None,
+) -> Committed:
+    """Put the files `new` in the place of the files `old`, exactly once under the batch id `key`.
+
+    Rows that others append meanwhile stay: the swap builds on the newest snapshot, whichever that is.
+
+    Raises:
+        FilesGone: one of the old files is in the table no longer, or rows of it were deleted by another engine's delete
+            files. Putting the new ones in would bring rows back. Nothing was changed; plan again.
+    """
+
+    def change(transaction: Transaction, table: Table, notes: dict[str, str]) -> dict[str, str]:
+        try:
+            with transaction.update_snapshot(snapshot_properties=notes).overwrite() as overwrite:
+                for file in old:
+                    overwrite.delete_data_file(file)
+                for file in new:
+                    overwrite.append_data_file(file)
+        except ValidationException as error:
+            raise FilesGone(f"{dotted(identifier)}: {error}. Nothing was changed; plan again.") from error
+        return {}
+
+    def still_there(table: Table) -> None:
+        refuse_condemned(table, [file.file_path for file in new])
+        if has_delete_files(table):
+            raise FilesGone(f"{dotted(identifier)} has delete files of another engine, which must compact it itself.")
+
+    return _commit(lake, identifier, key, change, summary or {}, still_there)
+
+
+def has_delete_files(table: Table) -> bool:
+    """Whether another engine deleted rows by writing delete files; we never do."""
     snapshot = table.current_snapshot()
-    while snapshot is not None:
-        if snapshot.summary and snapshot.summary.additional_properties.get(BATCH_ID) == key:
-            return snapshot.snapshot_id
-        snapshot = by_id.get(snapshot.parent_snapshot_id) if snapshot.parent_snapshot_id else None
-    return None
+    manifests = snapshot.manifests(table.io) if snapshot else []
+    return any(manifest.content == ManifestContent.DELETES for manifest in manifests)
+
+
+def expire_snapshots(lake: Lake, identifier: Identifier, before: datetime, keep: int) -> int:
+    """Let go of snapshots made before a moment, but never of the newest `keep` nor of what a branch or tag needs.
+
+    Returns how many were expired. No file is deleted.
+    """
+
+    def attempt(number: int) -> int:
+        table = lake.catalog().load_table(identifier)
+        old = [s for s in surplus_snapshots(table, keep) if s.timestamp_ms < before.timestamp() * 1000]
+        if old:
+            transaction = LeanTransaction(table)
+            expire(transaction, table, old)
+            transaction.commit_transaction()
+        return len(old)
+
+    return until_it_lands(attempt, f"old snapshots of {dotted(identifier)} are still there")
 
 
 def _commit(
     lake: Lake,
     identifier: Identifier,
     key: str,
-    change: Callable[[Transaction, dict[str, str]], None],
+    change: Callable[[Transaction, Table, dict[str, str]], dict[str, str]],
     summary: dict[str, str],
-    properties: dict[str, str],
     expect: Expectation | None,
+    loaded: Table | None = None,
 ) -> Committed:
-    started = time.monotonic()
-    last: Exception | None = None
-    for attempt in range(TRIES):
-        if time.monotonic() - started > DEADLINE_SECONDS:
-            break
-        try:
-            table = lake.catalog().load_table(identifier)
-            done = find_batch(table, key)
-            if done is not None:
-                return Committed(done, already=last is None)
-            if expect:
-                expect(table)
-            transaction = table.transaction()
-            change(transaction, {BATCH_ID: key, **summary})
-            if properties:
-                transaction.set_properties(properties)
-            # pyiceberg would delete what an attempt wrote as soon as it hears of a conflict. A conflict may be the echo
-            # of our own commit, which a gateway sent twice: then those files are the table's. `maintain` removes others.
-            transaction._snapshot_producers.clear()
-            committed = transaction.commit_transaction().current_snapshot()
-            fault_point("swapped")
-            assert committed is not None
-            return Committed(committed.snapshot_id, already=False)
-        except _RETRIED as error:
-            if any(word in str(error) for word in _HOPELESS):
-                raise
-            last = error
-            time.sleep(random.uniform(0, min(5.0, 0.05 * 2**attempt)))  # noqa: S311 - full jitter
-    raise CommitUnfinished(
-        f"batch {key} is not in {dotted(identifier)} after {time.monotonic() - started:.0f} s; the last attempt said: "
-        f"{type(last).__name__}: {last}. Nothing of it is readable and its files are kept. Run the flow again."
-    ) from last
+    def attempt(number: int) -> Committed:
+        # A table loaded a moment ago serves the first attempt: had it changed since, the swap would be refused.
+        table = loaded if loaded is not None and number == 0 else lake.catalog().load_table(identifier)
+        done = find_batch(table, key)
+        if done is not None:
+            return Committed(done, already=number == 0)
+        if expect:
+            expect(table)
+        transaction = LeanTransaction(table)
+        properties = change(transaction, table, {BATCH_ID: key, **summary})
+        properties |= {name: value for name, value in PROPERTIES.items() if name not in table.properties}
+        properties.pop("format-version", None)
+        if properties:
+            transaction.set_properties(properties)
+        # pyiceberg would delete what an attempt wrote as soon as it hears of a conflict. A conflict may be the echo
+        # of our own commit, which a gateway sent twice: then those files are the table's. `maintain` removes others.
+        transaction._snapshot_producers.clear()
+        committed = transaction.commit_transaction().current_snapshot()
+        fault_point("swapped")
+        assert committed is not None
+        return Committed(committed.snapshot_id, already=False)
+
+    return until_it_lands(attempt, f"batch {key} is not in {dotted(identifier)}")

@@ -75,23 +75,32 @@ class RepairMoved(RuntimeError):
 
 def finish_quarantine(lake: Lake, pipeline: str, source: str) -> bool:
     """Append what the last raw commit of a source left in its outbox; whether there was anything left to do."""
+    # Looked at before the outbox is: whoever finishes a batch from here on is noticed in the commit, however late.
+    finished = _last_finished(lake, pipeline, source)
     try:
         raw = lake.catalog().load_table(raw_table(lake, pipeline, source))
     except NoSuchTableError:
         return False
     batch, *manifests = raw.properties.get(OUTBOX, "").split(" ")
-    if not manifests:
+    if not manifests or finished == batch:
         return False
     quarantine = ensure_table(lake, lake.table(pipeline, "quarantine"), QUARANTINE)
-    if quarantine.properties.get(FINISHED + source) == batch:
+
+    def nobody_finished_it(table: Table) -> None:
+        if table.properties.get(FINISHED + source, "") != finished:
+            raise _FinishedMeanwhile
+
+    try:
+        committed = append_once(
+            lake,
+            lake.table(pipeline, "quarantine"),
+            staged_files(quarantine, manifests),
+            f"{source}/{batch}",
+            properties={FINISHED + source: batch},
+            expect=nobody_finished_it,
+        )
+    except _FinishedMeanwhile:
         return False
-    committed = append_once(
-        lake,
-        lake.table(pipeline, "quarantine"),
-        staged_files(quarantine, manifests),
-        f"{source}/{batch}",
-        properties={FINISHED + source: batch},
-    )
     return not committed.already
 
 
@@ -169,3 +178,15 @@ def _repaired(raw: Table, batch: str = "") -> pl.DataFrame:
         wanted = And(wanted, EqualTo("_batch_id", batch))
     found = raw.scan(wanted, selected_fields=("_batch_id", "_position")).to_arrow()
     return pl.DataFrame(pl.from_arrow(found)).select(batch_id="_batch_id", position="_position")
+
+
+def _last_finished(lake: Lake, pipeline: str, source: str) -> str:
+    try:
+        table = lake.catalog().load_table(lake.table(pipeline, "quarantine"))
+    except NoSuchTableError:
+        return ""
+    return str(table.properties.get(FINISHED + source, ""))
+
+
+class _FinishedMeanwhile(Exception):
+    pass

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 import pyarrow as pa
+from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestEntry, ManifestEntryStatus, ManifestFile, write_manifest
 from pyiceberg.table import Table
 
@@ -44,11 +45,17 @@ def stage_rows(lake: Lake, identifier: Identifier, schema: pa.Schema, rows: pl.D
 
 def staged_files(table: Table, manifests: Iterable[str]) -> list[DataFile]:
     """The data files that staged manifests name."""
-    files: list[DataFile] = []
-    for uri in manifests:
-        source = table.io.new_input(uri)
-        manifest = ManifestFile.from_args(
-            manifest_path=uri, manifest_length=len(source), partition_spec_id=table.spec().spec_id, added_snapshot_id=0
-        )
-        files += [entry.data_file for entry in manifest.fetch_manifest_entry(table.io)]
-    return files
+    spec_id = table.spec().spec_id
+    return [entry.data_file for uri in manifests for entry in _entries(table.io, uri, spec_id)]
+
+
+def staged_paths(io: FileIO, uri: str) -> list[str]:
+    """The addresses of the data files that a staged manifest names."""
+    return [entry.data_file.file_path for entry in _entries(io, uri, 0)]
+
+
+def _entries(io: FileIO, uri: str, spec_id: int) -> list[ManifestEntry]:
+    manifest = ManifestFile.from_args(
+        manifest_path=uri, manifest_length=len(io.new_input(uri)), partition_spec_id=spec_id, added_snapshot_id=0
+    )
+    return manifest.fetch_manifest_entry(io)

@@ -10,6 +10,7 @@ from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.manifest import DataFile
+from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import FileScanTask, Table
 from sqlalchemy.exc import IntegrityError
 
@@ -21,13 +22,20 @@ PROPERTIES = {
     "format-version": "2",
     "commit.retry.num-retries": "0",  # the committer looks before it tries again; pyiceberg's own retry does not
     "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "50",
+    "write.metadata.previous-versions-max": "20",
+    "commit.manifest-merge.enabled": "true",  # else every commit reads and writes the list of all manifests before it
+    "commit.manifest.min-count-to-merge": "20",
+    "commit.manifest.target-size-bytes": "1048576",  # a merge rewrites its manifests: about 5,000 files take 0.2 s
     "write.parquet.compression-codec": "zstd",
 }
 
 
 class SchemaChanged(ValueError):
     """A table exists with a column of another type than the one that is to be written."""
+
+
+class SnapshotExpired(LookupError):
+    """A snapshot was to be read that the table does not know any more."""
 
 
 def dotted(identifier: Identifier) -> str:
@@ -129,13 +137,33 @@ def read_snapshot(
     Raises:
         NoSuchTableError: nothing was ever written under this name.
     """
-    table = lake.catalog().load_table(identifier)
+    table = load_at(lake, identifier, snapshot_id)
     scan = table.scan(
         row_filter=row_filter if row_filter is not None else AlwaysTrue(),
         selected_fields=tuple(columns) if columns else ("*",),
         snapshot_id=snapshot_id,
     )
     return scan.to_arrow()
+
+
+def load_at(lake: Lake, identifier: Identifier, snapshot_id: int | None) -> Table:
+    """The table with metadata that knows a snapshot: where it has just expired, an earlier version of the metadata.
+
+    Raises:
+        SnapshotExpired: it has been expired for more commits than versions of the metadata are kept.
+    """
+    table = lake.catalog().load_table(identifier)
+    if snapshot_id is None or table.snapshot_by_id(snapshot_id):
+        return table
+    for entry in reversed(table.metadata.metadata_log):
+        metadata = FromInputFile.table_metadata(table.io.new_input(entry.metadata_file))
+        if metadata.snapshot_by_id(snapshot_id):
+            table.metadata = metadata
+            return table
+    raise SnapshotExpired(
+        f"snapshot {snapshot_id} of {dotted(identifier)} has expired: {len(table.metadata.metadata_log)} commits and more "
+        "have followed it. Run the flow again; tag a snapshot that is needed for long."
+    )
 
 
 def plan_files(

@@ -9,7 +9,8 @@ import pyarrow as pa
 import ray
 from pydantic import BaseModel
 
-from perennial.lakehouse.commit import find_batch, replace_once
+from perennial.lakehouse.commit import replace_once
+from perennial.lakehouse.history import find_batch
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import raw_table, read_known, read_log, read_moments
 from perennial.lakehouse.staging import stage_files, staged_files

@@ -11,8 +11,9 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.table import Table
 from sqlalchemy.exc import OperationalError
 
-from perennial.lakehouse.commit import BATCH_ID, Committed, append_once, replace_once
+from perennial.lakehouse.commit import Committed, append_once, replace_once
 from perennial.lakehouse.decisions import Decision, claim_decision, read_decisions, record_decision
+from perennial.lakehouse.history import BATCH_ID
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, PositionMoved, expect_position, plan_batch, position_after
 from perennial.lakehouse.raw import raw_table
