@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,29 +53,31 @@ class PositionDamaged(RuntimeError):
 
 @dataclass(frozen=True)
 class Place:
-    """The file system of a source's files, to list and to read; `root`: what stands before the paths of its parts."""
+    """The file system of a source's files.
 
-    listed: AbstractFileSystem
+    Args:
+        files: lists them; made when it is asked for, because a client costs up to 0.8 s that readers need not spend.
+        read: reads them.
+        location: a part's path as both know it; `path`: the other way.
+    """
+
+    files: Callable[[], AbstractFileSystem]
     read: FileSystem
-    root: str
-
-    def location(self, path: str) -> str:
-        """A part's path as the file systems know it."""
-        return f"{self.root}{path}" if self.root else str(self.listed._strip_protocol(path))
-
-    def path(self, location: str) -> str:
-        """A location as the path of a part."""
-        return location.removeprefix(self.root) if self.root else str(self.listed.unstrip_protocol(location))
+    location: Callable[[str], str]
+    path: Callable[[str], str]
 
 
 def place_of(lake: Lake, pattern: str) -> Place:
     """Where a source's files lie. S3 is read with the lake's endpoint and keys, other systems as fsspec is configured."""
     if "://" not in pattern:
-        return Place(lake.files(), lake.arrow_files(), lake.uri("landing/").removeprefix("s3://"))
+        root = lake.uri("landing/").removeprefix("s3://")
+        return Place(lake.files, lake.arrow_files(), lambda path: root + path, lambda found: found.removeprefix(root))
     if pattern.startswith("s3://"):
-        return Place(lake.files(), lake.arrow_files(), "")
+        return Place(
+            lake.files, lake.arrow_files(), lambda path: path.removeprefix("s3://"), lambda found: f"s3://{found}"
+        )
     files, _ = url_to_fs(pattern, use_listings_cache=False)
-    return Place(files, PyFileSystem(FSSpecHandler(files)), "")
+    return Place(lambda: files, PyFileSystem(FSSpecHandler(files)), files._strip_protocol, files.unstrip_protocol)
 
 
 def new_parts(lake: Lake, source: Files, previous: str) -> list[FilePart]:
@@ -132,11 +134,11 @@ def list_files(lake: Lake, source: Files) -> list[FilePart]:
     folder, *wild = re.split(r"/(?=[^/]*[*?\[])", pattern, maxsplit=1)
     try:
         if not wild:
-            found = [place.listed.info(pattern)]
+            found = [place.files().info(pattern)]
         elif "/" in wild[0]:
-            found = list(place.listed.find(folder, detail=True).values())
+            found = list(place.files().find(folder, detail=True).values())
         else:
-            found = place.listed.ls(folder, detail=True)
+            found = place.files().ls(folder, detail=True)
     except FileNotFoundError:
         return []
     hidden = re.compile(r"/\.").search
@@ -170,6 +172,6 @@ def version_of(info: dict[str, Any]) -> str:
 
 def _version_now(place: Place, path: str) -> str:
     try:
-        return version_of(place.listed.info(place.location(path)))
+        return version_of(place.files().info(place.location(path)))
     except FileNotFoundError:
         return ""
