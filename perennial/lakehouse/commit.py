@@ -57,7 +57,7 @@ def append_once(
     """Append rows, or data files already written, exactly once under the batch id `key`.
 
     The committer remembers the last thousand batch ids of a table. A caller whose batch may be tried again after more
-    commits than that asks the rows, or a position, in `expect` (docs/decisions/0009-expiry-and-batch-ids.md).
+    commits than that asks the rows, or a position, in `expect` (docs/decisions/0010-expiry-and-batch-ids.md).
 
     Args:
         summary: more of the snapshot's summary, with keys `perennial.*`.

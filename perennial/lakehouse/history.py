@@ -5,6 +5,7 @@ A batch id is needed for longer than its snapshot: the last thousand live on as 
 """
 
 import hashlib
+import re
 from typing import Literal
 
 from pyiceberg.catalog import MetastoreCatalog
@@ -31,7 +32,7 @@ LASTING_BATCHES = "perennial.lasting-batches"
 """Table property: the same of appends whose batch may be tried again after years. It grows, by 36 bytes each."""
 
 KEPT_BATCHES = 1000
-KEPT_SNAPSHOTS = 20
+KEPT_SNAPSHOTS = 10
 
 
 class LeanTransaction(Transaction):
@@ -111,9 +112,9 @@ def find_batch(table: Table, key: str) -> int | None:
     for snapshot in ancestors_of(table.current_snapshot(), table.metadata):
         if snapshot.summary and snapshot.summary.additional_properties.get(BATCH_ID) == key:
             return snapshot.snapshot_id
-    start = f"{_short(key)}:"
-    words = [word for name in (BATCHES, LASTING_BATCHES) for word in table.properties.get(name, "").split()]
-    return next((int(word.removeprefix(start)) for word in words if word.startswith(start)), None)
+    remembered = re.compile(rf"\b{_short(key)}:(\d+)")
+    found = (remembered.search(table.properties.get(name, "")) for name in (BATCHES, LASTING_BATCHES))
+    return next((int(match.group(1)) for match in found if match), None)
 
 
 def remember_batch(table: Table, key: str, snapshot_id: int, lasting: bool) -> dict[str, str]:

@@ -25,7 +25,7 @@ PROPERTIES = {
     "write.metadata.previous-versions-max": "20",
     "commit.manifest-merge.enabled": "true",  # else every commit reads and writes the list of all manifests before it
     "commit.manifest.min-count-to-merge": "20",
-    "commit.manifest.target-size-bytes": "1048576",  # a merge rewrites its manifests: about 5,000 files take 0.2 s
+    "commit.manifest.target-size-bytes": "65536",  # of some 500 files: a merge reads and writes all that it merges
     "write.parquet.compression-codec": "zstd",
 }
 
