@@ -21,7 +21,7 @@ from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, raw_schema, raw_table
 from perennial.lakehouse.staging import staged_files
-from perennial.lakehouse.tables import current_snapshot_id, ensure_table, read_snapshot
+from perennial.lakehouse.tables import current_snapshot_id, ensure_table, plan_files, read_snapshot
 from perennial.rules.features import contract_hash, repair_hash
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import Source
@@ -46,7 +46,8 @@ class Repair(BaseModel, frozen=True):
         batch: only rows of this batch; empty: of all.
         check: only rows that failed a check whose name begins so; empty: whatever they failed.
         previous: the repair that this one follows.
-        quarantine_snapshot: the rows it sees; None: there never were any.
+        files: the data files of the quarantine table that it looks at, among them rows of other sources and batches. They
+            outlive the snapshot, which newer commits let go.
     """
 
     pipeline: str
@@ -55,18 +56,12 @@ class Repair(BaseModel, frozen=True):
     check: str
     repair_id: str
     previous: str
-    quarantine_snapshot: int | None
+    files: list[str]
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was ever quarantined."""
-        return self.quarantine_snapshot is None
-
-    @property
-    def rows(self) -> BooleanExpression:
-        """The rows of the quarantine table that it has to look at."""
-        mine: BooleanExpression = EqualTo("source", self.source)
-        return And(mine, EqualTo("batch_id", self.batch)) if self.batch else mine
+        """Whether there is nothing to look at."""
+        return not self.files
 
 
 class RepairMoved(RuntimeError):
@@ -122,10 +117,13 @@ def plan_repair(lake: Lake, pipeline: Pipeline, source: Source, batch: str, chec
     raw = ensure_table(lake, raw_table(lake, pipeline.name, source.name), raw_schema(source))
     previous = raw.properties.get(LAST_REPAIR, "")
     identifier = lake.table(pipeline.name, "quarantine")
-    quarantine = current_snapshot_id(lake, identifier)
-    if quarantine is not None:
-        ensure_table(lake, identifier, QUARANTINE)  # one that an older version made lacks columns
-    words = [previous, source.name, batch, check, contract_hash(source), repair_hash(source), str(quarantine)]
+    wanted: BooleanExpression = EqualTo("source", source.name)
+    if batch:
+        wanted = And(wanted, EqualTo("batch_id", batch))
+    snapshot = current_snapshot_id(lake, identifier)
+    found = [] if snapshot is None else plan_files(lake, identifier, snapshot, wanted)
+    files = sorted(task.file.file_path for task in found)
+    words = [previous, source.name, batch, check, contract_hash(source), repair_hash(source), *files]
     return Repair(
         pipeline=pipeline.name,
         source=source.name,
@@ -133,7 +131,7 @@ def plan_repair(lake: Lake, pipeline: Pipeline, source: Source, batch: str, chec
         check=check,
         repair_id=f"repair-{hashlib.sha256(chr(10).join(words).encode()).hexdigest()[:16]}",
         previous=previous,
-        quarantine_snapshot=quarantine,
+        files=files,
     )
 
 

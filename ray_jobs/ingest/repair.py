@@ -10,17 +10,17 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import ray
 from pydantic import BaseModel
-from pyiceberg.io.pyarrow import ArrowScan
-from pyiceberg.table import FileScanTask
 
 from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.quarantine import Repair, open_rows, repaired_before
-from perennial.lakehouse.raw import REPAIRED_AT, raw_schema, raw_table, read_references
+from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, raw_schema, raw_table, read_references
 from perennial.lakehouse.staging import stage_rows
-from perennial.lakehouse.tables import current_snapshot_id, plan_files
+from perennial.lakehouse.tables import current_snapshot_id
 from perennial.rules.batch import BatchCounts, FailedCheck
 from perennial.rules.contract import ColumnsMissing, check_block
 from perennial.rules.features import contract_hash, known_at
@@ -82,20 +82,19 @@ def stage_repair(request: RepairRequest) -> StagedRepair:
     Where values that must be unique stand in another row too, the rows are judged once more, told of them.
     """
     repair, lake = request.repair, request.lake
-    files = _files(request)
-    if not files:
+    if repair.is_empty:
         return StagedRepair(repair=repair, counts=BatchCounts(rows=0, quarantined_rows=0), rows=[])
     pipeline = load_pipeline(repair.pipeline, request.pipelines)
     source = pipeline.source(repair.source)
     around = Around(read_references(lake, pipeline, repair.source, request.as_of), secrets.randbits(63))
     work = StageRepair(request, repaired_before(lake, repair), around)
-    reports = _stage_once(work, files)
+    reports = _stage_once(work)
     prints = [report["prints"] for report in reports if report["prints"]]
     snapshot = current_snapshot_id(lake, raw_table(lake, repair.pipeline, repair.source))
     rows = _total(reports).rows
     repeated = find_repeated(lake, request.pipelines, repair, source, prints, rows, snapshot, around.seed)
     if repeated:
-        reports = _stage_once(StageRepair(request, work.repaired, replace(around, repeated=repeated)), files)
+        reports = _stage_once(StageRepair(request, work.repaired, replace(around, repeated=repeated)))
     fault_point("files-written")
     return StagedRepair(
         repair=repair,
@@ -105,23 +104,15 @@ def stage_repair(request: RepairRequest) -> StagedRepair:
     )
 
 
-def _stage_once(work: "StageRepair", files: list[FileScanTask]) -> list[dict[str, str]]:
+def _stage_once(work: "StageRepair") -> list[dict[str, str]]:
     slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
-    paths = [{"path": task.file.file_path} for task in files]
+    paths = [{"path": path} for path in work.request.repair.files]
     blocks = ray.data.from_items(paths, override_num_blocks=min(len(paths), slots))
     return list(blocks.map_batches(work, batch_format="pyarrow", batch_size=None, num_cpus=0.5).take_all())
 
 
 def _total(reports: list[dict[str, str]]) -> BatchCounts:
     return BatchCounts.total(BatchCounts.model_validate_json(report["counts"]) for report in reports)
-
-
-def _files(request: RepairRequest) -> list[FileScanTask]:
-    repair = request.repair
-    if repair.quarantine_snapshot is None:
-        return []
-    table = request.lake.table(repair.pipeline, "quarantine")
-    return plan_files(request.lake, table, repair.quarantine_snapshot, repair.rows)
 
 
 class StageRepair:
@@ -135,7 +126,7 @@ class StageRepair:
         request = self.request
         source = load_pipeline(request.repair.pipeline, request.pipelines).source(request.repair.source)
         waiting: list[RepairedRows] = []
-        for rows in self._read(set(block["path"].to_pylist())):
+        for rows in self._read(block["path"].to_pylist()):
             for part in rows.partition_by("batch_id", "arrived_schema", maintain_order=True):
                 waiting.append(repair_rows(source, part, request.committed_at, self.around))
                 if sum(part.good.estimated_size() for part in waiting) > FILE_BYTES:
@@ -144,17 +135,19 @@ class StageRepair:
         if waiting:
             yield self._write(source, waiting)
 
-    def _read(self, paths: set[str]) -> Iterator[pl.DataFrame]:
+    def _read(self, paths: list[str]) -> Iterator[pl.DataFrame]:
         """The rows of each file that the repair is of and that are open."""
-        lake, repair = self.request.lake, self.request.repair
-        table = lake.catalog().load_table(lake.table(repair.pipeline, "quarantine"))
-        # the table's schema, not the snapshot's: rows that an older version wrote lack columns
-        scan = ArrowScan(table.metadata, table.io, table.schema(), repair.rows)
+        repair, columns = self.request.repair, pl.DataFrame(pl.from_arrow(QUARANTINE.empty_table()))
+        wanted = ds.field("source") == repair.source
+        if repair.batch:
+            wanted &= ds.field("batch_id") == repair.batch
         failed = pl.col("failed_checks").list.eval(pl.element().str.starts_with(repair.check)).list.any()
-        for task in _files(self.request):
-            if task.file.file_path in paths:
-                rows = pl.DataFrame(pl.from_arrow(scan.to_table([task])))
-                yield open_rows(rows.filter(failed), self.repaired)
+        for path in paths:
+            files = self.request.lake.arrow_files()
+            arrow = pq.read_table(path.removeprefix("s3://"), filesystem=files, filters=wanted)
+            # rows that an older version wrote lack columns
+            rows = pl.concat([columns, pl.DataFrame(pl.from_arrow(arrow))], how="diagonal")
+            yield open_rows(rows.filter(failed), self.repaired)
 
     def _write(self, source: Source, waiting: list[RepairedRows]) -> pa.Table:
         lake, repair = self.request.lake, self.request.repair
