@@ -10,11 +10,14 @@ from threading import Lock
 from typing import Any
 
 import s3fs
+from aiobotocore.session import get_session
+from botocore.handlers import add_expect_header
 from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 from pydantic import BaseModel, Field
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.io import InputFile, OutputFile, OutputStream
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
+from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from perennial.faults import fault_point
@@ -24,6 +27,12 @@ S3_ATTEMPTS = 12  # at 20% of 503s the default of 3 finished 31 of 40 appends, t
 S3_CONNECT_SECONDS = 5
 S3_SILENCE_SECONDS = 5  # a server that says nothing for so long is asked again; a slow one that sends is waited for
 SQLITE_BUSY_SECONDS = 30
+POSTGRES = {
+    # A run that was stopped within its swap holds the table's row: others would wait for it without an end. It loses the
+    # row after a minute; who waits gives up sooner, looks again and comes back.
+    "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=10s",
+    "connect_timeout": "10",
+}
 
 
 class MetadataFile(PyArrowFile):
@@ -180,6 +189,10 @@ def _s3_files(key: str | None, secret: str | None, endpoint: str | None, region:
 def _s3fs_files(key: str | None, secret: str | None, endpoint: str | None, region: str, pid: int) -> s3fs.S3FileSystem:
     # Making a client costs up to 0.8 s, of which an ingest would make ten. The process is part of the key because a
     # client does not survive a fork; listings are never cached, because stale ones hide files that have arrived.
+    session = get_session()
+    # With `Expect: 100-continue` aiohttp waits for a server's go-ahead without any timeout: a PUT to a server that
+    # answers nothing hung for ever, and the run with it.
+    session.unregister("before-call.s3", add_expect_header)
     return s3fs.S3FileSystem(
         key=key,
         secret=secret,
@@ -192,6 +205,7 @@ def _s3fs_files(key: str | None, secret: str | None, endpoint: str | None, regio
         },
         use_listings_cache=False,
         skip_instance_cache=True,
+        session=session,
     )
 
 
@@ -205,6 +219,10 @@ def _catalog(lake: str) -> Catalog:
         with closing(sqlite3.connect(path, timeout=SQLITE_BUSY_SECONDS)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers beside one writer; the file remembers it
         settings["uri"] = f"{value.catalog_uri}?timeout={SQLITE_BUSY_SECONDS}"
+    elif value.catalog_uri.startswith("postgresql"):
+        url = make_url(settings["uri"])
+        settings["uri"] = url.set(query={**POSTGRES, **url.query}).render_as_string(hide_password=False)
+        settings["pool_pre_ping"] = "true"  # a connection that the server closed meanwhile is replaced, not used
     try:
         return load_catalog("perennial", **settings)
     except (OperationalError, ProgrammingError, IntegrityError) as error:

@@ -19,6 +19,7 @@ from perennial.lakehouse.positions import POSITION, PositionMoved, expect_positi
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.sources.files import FilePart
 from perennial.lakehouse.tables import SchemaChanged, ensure_table, read_snapshot, write_files
+from tests.conftest import on_postgres
 from tests.shop import NOON, orders, put, shop
 
 NUMBERS = pa.schema([("number", pa.int64())])
@@ -153,6 +154,24 @@ def test_an_answer_lost_after_the_commit_is_not_committed_again(any_lake: Lake, 
     assert [snapshot.snapshot_id for snapshot in snapshots] == [committed.snapshot_id]
     assert snapshots[0].summary
     assert snapshots[0].summary.additional_properties[BATCH_ID] == "a"
+
+
+def test_a_writer_that_stopped_within_its_swap_holds_nobody_up_for_long(lake: Lake, postgres: str) -> None:
+    lake = on_postgres(lake, postgres)
+    with lake.catalog().engine.connect() as session:  # type: ignore[attr-defined]  # a SQL catalog has one
+        shown = [
+            session.exec_driver_sql(f"SHOW {name}").scalar()
+            for name in ("lock_timeout", "idle_in_transaction_session_timeout")
+        ]
+    assert shown == ["10s", "1min"]
+    sooner = "options=-c idle_in_transaction_session_timeout=500ms -c lock_timeout=200ms".replace(" ", "%20")
+    lake = lake.model_copy(update={"catalog_uri": f"{lake.catalog_uri}&{sooner}"})
+    made(lake)
+    with lake.catalog().engine.connect() as stopped:  # type: ignore[attr-defined]  # as above
+        stopped.exec_driver_sql("UPDATE iceberg_tables SET previous_metadata_location = 'never committed'")
+        append(lake, "a", 1)
+        stopped.invalidate()
+    assert stored(lake) == [1]
 
 
 def test_a_table_replaced_twice_by_one_batch_holds_it_once(any_lake: Lake) -> None:
