@@ -4,18 +4,19 @@ import base64
 import io
 import json
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import polars as pl
-import pyarrow as pa
 
 from perennial.spec.kafka import Kafka
 from perennial.spec.load import contract_columns
 from ray_jobs.ingest.json_lines import read_objects
+from ray_jobs.ingest.typed import avro_schema, avro_table, finish_typed
 
+Read = TypeVar("Read")
 _NO_VALUE = "kafka:no_value"  # the marker that deletes a key in a compacted topic
 _REGISTRY = struct.Struct(">bI")  # a zero byte and the schema's id, before each record
 
@@ -80,64 +81,66 @@ def _json_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str
 
 
 def _avro_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
-    """Fields with the types of their schema; bytes as base64, because they cannot be kept in a quarantined row."""
-    records: list[dict[str, Any]] = []
+    """Fields with the types of their schema, as those of Avro files have."""
     schemas = _parsed_schemas(json.dumps({str(number): schema for number, schema in source.avro_schemas.items()}))
-    for _ in _judge(values, reasons, lambda value: records.append(_avro_record(schemas, value))):
-        pass
-    names = dict.fromkeys([*contract_columns(source), *(name for record in records for name in record)])
-    columns = {name: _column([record.get(name) for record in records]) for name in names}
-    return pl.DataFrame(columns)
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for number, (schema, record) in _judged(values, reasons, partial(_avro_record, schemas)):
+        found.setdefault(schema, {})[number] = record
+    if not found:
+        return pl.DataFrame(schema=contract_columns(source))
+    tables = [
+        pl.DataFrame(avro_table([*records.values()], avro_schema(schemas[schema]))).with_columns(
+            _number=pl.Series([*records], dtype=pl.UInt32)
+        )
+        for schema, records in found.items()
+    ]
+    rows, _ = finish_typed(pl.concat(tables, how="diagonal_relaxed").sort("_number").drop("_number"), marked=False)
+    return rows
 
 
 def _raw_rows(source: Kafka, values: list[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
     """The whole message as `value`, or as `value_base64` where the contract names that."""
     if "value_base64" in contract_columns(source):
-        kept = list(_judge(values, reasons, len))
-        return pl.DataFrame({"value_base64": kept}, {"value_base64": pl.Binary}).select(
-            pl.col("value_base64").bin.encode("base64")
-        )
-    texts: list[str] = []
-    for _ in _judge(values, reasons, lambda value: texts.append(_text(value))):
-        pass
-    return pl.DataFrame({"value": texts}, {"value": pl.String})
+        kept = [value for _, value in _judged(values, reasons, bytes)]
+        return pl.DataFrame({"value_base64": pl.Series(kept, dtype=pl.Binary).bin.encode("base64")})
+    return pl.DataFrame({"value": pl.Series([text for _, text in _judged(values, reasons, _text)], dtype=pl.String)})
 
 
 _FORMATS = {"json": _json_rows, "avro": _avro_rows, "raw": _raw_rows}
 
 
-def _judge(values: list[bytes | None], reasons: dict[int, str], judge: Callable[[bytes], object]) -> Iterable[bytes]:
-    """Yield the messages that are rows; note the others' reasons by their number."""
+def _judged(
+    values: list[bytes | None], reasons: dict[int, str], read: Callable[[bytes], Read]
+) -> Iterator[tuple[int, Read]]:
+    """Yield the number and the content of each message that can be read; note the others' reasons by their number."""
     for number, value in enumerate(values):
-        if value is None:
-            reasons[number] = _NO_VALUE
-            continue
         try:
-            judge(value)
+            if value is None:
+                raise NotARow(_NO_VALUE)
+            yield number, read(value)
         except NotARow as reason:
             reasons[number] = str(reason)
-        else:
-            yield value
 
 
-def _avro_record(schemas: dict[str, Any], value: bytes) -> dict[str, Any]:
+def _avro_record(schemas: dict[str, Any], value: bytes) -> tuple[str, dict[str, Any]]:
+    """The name of its schema, and the record."""
     import fastavro
 
-    schema, stream = schemas.get("None"), io.BytesIO(value)
-    if schema is None:
+    stream, schema = io.BytesIO(value), "None"
+    if schema not in schemas:
         head = stream.read(_REGISTRY.size)
         if len(head) < _REGISTRY.size or head[0]:
             raise NotARow("avro:schema_id")
-        schema = schemas.get(str(_REGISTRY.unpack(head)[1]))
-        if schema is None:
+        schema = str(_REGISTRY.unpack(head)[1])
+        if schema not in schemas:
             raise NotARow("avro:schema_unknown")
     try:
-        record = fastavro.schemaless_reader(stream, schema)
+        record = fastavro.schemaless_reader(stream, schemas[schema], None)
     except Exception as error:  # fastavro raises whatever it stumbles over: EOFError, IndexError, UnicodeDecodeError
         raise NotARow("avro:record") from error
     if stream.tell() != len(value) or not isinstance(record, dict):
         raise NotARow("avro:record")
-    return record
+    return schema, record
 
 
 @cache
@@ -145,15 +148,6 @@ def _parsed_schemas(schemas: str) -> dict[str, Any]:
     import fastavro
 
     return {number: fastavro.parse_schema(json.loads(schema)) for number, schema in json.loads(schemas).items()}
-
-
-def _column(values: list[Any]) -> pl.Series:
-    array = pa.array(values)
-    if pa.types.is_binary(array.type):
-        return pl.Series(array).bin.encode("base64")
-    if pa.types.is_null(array.type):
-        return pl.Series(values, dtype=pl.String)
-    return pl.Series(array)
 
 
 def _text(value: bytes) -> str:

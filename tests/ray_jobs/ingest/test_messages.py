@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perennial.rules.contract import check_block
 from perennial.spec import Kafka
 from ray_jobs.ingest.messages import Messages, decode
 
@@ -132,7 +133,7 @@ def test_what_is_no_json_object_is_kept_with_its_reason() -> None:
 def test_avro_records_keep_the_types_of_their_schema_and_broken_ones_their_bytes() -> None:
     source = clicks(format="avro", avro_schema=SCHEMA)
     rows, unreadable = decoded(source, [record(), record()[:-1], record(page="/b"), record() + b"x", b"", None])
-    assert rows.select("click_id", "page", "at", "token").rows() == [(1, None, AT, "/w=="), (1, "/b", AT, "/w==")]
+    assert rows.select("click_id", "page", "at", "token").rows() == [(1, None, AT, "ff"), (1, "/b", AT, "ff")]
     assert rows["_position"].to_list() == ["t[0]@0", "t[0]@2"]
     assert list(reasons(unreadable).values()) == ["avro:record", "avro:record", "avro:record", "kafka:no_value"]
 
@@ -147,6 +148,26 @@ def test_avro_records_with_a_registrys_head_are_read_by_the_schema_they_name() -
         "t[0]@2": "avro:schema_id",
         "t[0]@3": "avro:schema_id",
     }
+
+
+def test_records_of_several_schemas_stand_at_their_offsets() -> None:
+    other = json.dumps({"type": "record", "name": "c", "fields": [{"name": "click_id", "type": "int"}]})
+    source = clicks(format="avro", avro_schema={7: SCHEMA, 9: other})
+    values = [b"\0\0\0\0\x09\x06", b"\0\0\0\0\x07" + record(page="/b"), b"\0\0\0\0\x09\x08"]
+    rows, unreadable = decoded(source, [*values])
+    assert rows.select("click_id", "page", "_position").rows() == [
+        (3, None, "t[0]@0"),
+        (1, "/b", "t[0]@1"),
+        (4, None, "t[0]@2"),
+    ]
+    assert unreadable.is_empty()
+
+
+def test_a_block_of_poison_alone_is_judged_too() -> None:
+    for source in (clicks(), clicks(format="avro", avro_schema=SCHEMA), clicks(Value, format="raw")):
+        rows, unreadable = decoded(source, [b"\xff", None])
+        assert len(check_block(source, rows).good) == 0
+        assert len(unreadable) == 2
 
 
 def test_raw_messages_are_a_text_column_or_base64_where_the_contract_says_so() -> None:
