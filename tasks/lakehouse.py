@@ -13,16 +13,16 @@ from pyiceberg.table import Table
 from perennial.faults import fault_point
 from perennial.lakehouse import quarantine
 from perennial.lakehouse.commit import Expectation, append_once
-from perennial.lakehouse.history import BATCH_ID
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, Batch, PositionMoved, expect_position, position_after
 from perennial.lakehouse.positions import plan_batch as plan
-from perennial.lakehouse.raw import raw_schema, raw_table
+from perennial.lakehouse.raw import BATCH_ROWS, published_rows, raw_schema, raw_table
 from perennial.lakehouse.staging import staged_files
 from perennial.lakehouse.tables import ensure_table, snapshot_summary
 from perennial.rules.batch import judge_batch
 from perennial.rules.features import contract_hash
 from perennial.spec import load_pipeline
+from perennial.spec.checks import MOST_HISTORY
 from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, show_table
 
@@ -97,7 +97,7 @@ def judge_staged(lake: Lake, pipelines: Path, staged: "StagedBatch") -> str:
     batch = staged.batch
     source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
     table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
-    verdict = judge_batch(source, staged.counts, batch.as_of, published_rows(table, batch.batch_id))
+    verdict = judge_batch(source, staged.counts, batch.as_of, published_rows(table))
     for rule in verdict.rules:
         if not rule.passed:
             get_run_logger().warning(
@@ -136,13 +136,18 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
         "perennial.quarantined-rows": str(counts.rows - staged.published_rows),
         "perennial.refusal": staged.refusal,
     }
+    history = published_rows(table) if staged.refusal else [*published_rows(table), counts.rows]
     committed = append_once(
         lake,
         raw_table(lake, batch.pipeline, batch.source),
         staged_files(table, staged.rows),
         batch.batch_id,
         summary=told,
-        properties={POSITION: position, quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine])},
+        properties={
+            POSITION: position,
+            quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine]),
+            BATCH_ROWS: " ".join(str(rows) for rows in history[-MOST_HISTORY:]),
+        },
         expect=_expect(staged),
     )
     fault_point("committed")
@@ -178,15 +183,6 @@ def _expect(staged: "StagedBatch") -> Expectation:
             )
 
     return check
-
-
-def published_rows(table: Table, batch_id: str) -> list[int]:
-    """Rows that arrived with each other published batch that a raw table's snapshots still tell of, the newest last."""
-    summaries = [
-        dict(snapshot.summary.additional_properties) for snapshot in table.metadata.snapshots if snapshot.summary
-    ]
-    others = [s for s in summaries if s.get(BATCH_ID) != batch_id and not s.get("perennial.refusal")]
-    return [int(summary["perennial.rows"]) for summary in others if "perennial.rows" in summary]
 
 
 @task

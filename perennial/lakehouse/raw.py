@@ -5,6 +5,7 @@ from datetime import datetime
 
 import polars as pl
 import pyarrow as pa
+from pyiceberg.table import Table
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import Identifier, current_snapshot_id, read_snapshot
@@ -44,6 +45,10 @@ QUARANTINE = pa.schema(
 )
 
 
+BATCH_ROWS = "perennial.batch-rows"
+"""Property of a raw table: rows that arrived with each of its last published batches; it outlives their snapshots."""
+
+
 def raw_table(lake: Lake, pipeline: str, source: str) -> Identifier:
     """Identifier of a source's raw table."""
     return lake.table(pipeline, f"raw_{source}")
@@ -53,6 +58,11 @@ def raw_schema(source: Source) -> pa.Schema:
     """The contract's columns, then where each row came from and whether it was repaired."""
     empty = pl.DataFrame(schema=contract_columns(source)).to_arrow()
     return pa.schema([*empty.schema, *PROVENANCE, REPAIRED_AT])
+
+
+def published_rows(table: Table) -> list[int]:
+    """Rows that arrived with each of the last batches that were published to a raw table, the newest last."""
+    return [int(rows) for rows in table.properties.get(BATCH_ROWS, "").split()]
 
 
 def read_log(

@@ -8,9 +8,10 @@ import pandera.polars as pa
 import polars as pl
 from pandera.api.checks import Check
 
+from perennial.rules.batch import LEAST_HISTORY
 from perennial.rules.compiled import CompiledCheck, ContractMistake, check_name, compile_contract, run_check, schema_of
 from perennial.rules.contract import check_names, severity_keys
-from perennial.spec.checks import BatchRule, Freshness, NullShare, References, RowCount, Severity
+from perennial.spec.checks import MOST_HISTORY, BatchRule, Freshness, NullShare, References, RowCount, Severity
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import Source
 
@@ -107,8 +108,9 @@ def _rule_mistakes(source: Source, rule: Any, sources: Mapping[str, Source]) -> 
     match rule:
         case RowCount() if not 0 <= rule.at_least_share <= rule.at_most_share:
             yield f"{here}: RowCount wants 0 <= at_least_share <= at_most_share.", ["RowCount()"]
-        case RowCount() if rule.batches < 1:
-            yield f"{here}: RowCount compares with at least one batch, not {rule.batches}.", ["RowCount()", "batches"]
+        case RowCount() if not LEAST_HISTORY <= rule.batches <= MOST_HISTORY:
+            message = f"{here}: RowCount compares with {LEAST_HISTORY} to {MOST_HISTORY} batches, not {rule.batches}."
+            yield message, ["RowCount()", "batches"]
         case Freshness() if source.event_time is None:
             yield f"{here}: Freshness needs event_time: name the column of the instant a row tells of.", ["Freshness()"]
         case NullShare() if rule.column not in columns:

@@ -8,6 +8,10 @@ Severity = Literal["quarantine", "block", "warn"]
 """`quarantine`: the row is kept apart; `block`: its whole batch is refused; `warn`: it is published, and counted."""
 
 
+MOST_HISTORY = 100
+"""How many batches are remembered to compare with."""
+
+
 @dataclass(frozen=True)
 class RowCount:
     """A batch has about as many rows as the batches before it: a share of the median of the last `batches`.

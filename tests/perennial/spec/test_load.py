@@ -129,6 +129,12 @@ MISTAKES = {
         "rules=[Row",
         "0 <= at_least_share <= at_most_share",
     ),
+    "a batch rule's history": (
+        "budget_share=0.5",
+        "budget_share=0.5,\n              rules=[RowCount(batches=200)]",
+        "rules=[Row",
+        "RowCount compares with 3 to 100 batches, not 200",
+    ),
     "a batch rule's column": (
         "budget_share=0.5",
         'budget_share=0.5,\n              rules=[NullShare("weight", 0.1)]',
