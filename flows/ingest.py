@@ -1,7 +1,8 @@
 """Bring what is new in a pipeline's sources into the lakehouse, checked, exactly once.
 
 source ─► stage (Ray) ─► verdict ─┬─► raw          one commit: rows, position, outbox
-                                  └─► quarantine   finished from the outbox, once
+                                  ├─► quarantine   finished from the outbox, once
+                                  └─► batches      likewise; from both, the page of data docs
 
 A refused batch goes to quarantine whole; its commit brings no rows, and `repair` brings them back.
 """
@@ -13,15 +14,15 @@ from prefect import flow
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from perennial.lakehouse.positions import PositionMoved
+from tasks.datadocs import show_batch
 from tasks.lakehouse import (
     PartsLeftOut,
-    finish_quarantine,
+    finish_outbox,
     judge_staged,
     list_sources,
     plan_batch,
     publish_batch,
     report_unreadable,
-    show_batch,
     stage_batch,
 )
 from tasks.refusal import BatchRefused, refuse_batch, refused
@@ -64,10 +65,12 @@ def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Setting
         BatchRefused: once its commit and its quarantine stand.
         PartsLeftOut: some of what arrived cannot be read; the rest is published.
     """
+    docs = (settings.lake, settings.pipelines_dir, pipeline, source, settings.reports_base)
     for plan in range(1, PLANS + 1):
-        finish_quarantine(settings.lake, pipeline, source)
+        finish_outbox(settings.lake, pipeline, source)
         batch = plan_batch(settings.lake, settings.pipelines_dir, pipeline, source, as_of)
         if batch.is_empty:
+            show_batch(*docs)  # of a batch whose run was killed before this
             return 0
         staged = stage_batch(settings.compute, settings.lake, settings.pipelines_dir, batch)
         if staged.batch.is_empty:  # all of it changed while it was read, or cannot be read
@@ -81,8 +84,8 @@ def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Setting
             if plan == PLANS:
                 raise
             continue
-        finish_quarantine(settings.lake, pipeline, source)
-        show_batch(staged)
+        finish_outbox(settings.lake, pipeline, source)
+        show_batch(*docs)
         if published.refusal:
             raise refused(published)
         report_unreadable(staged)

@@ -11,7 +11,7 @@ from prefect import flow
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from perennial.lakehouse.quarantine import RepairMoved
-from tasks.lakehouse import finish_quarantine, list_sources
+from tasks.lakehouse import finish_outbox, list_sources
 from tasks.repair import plan_repair, publish_repair, show_repair, stage_repair
 
 PLANS = 5  # how often another run may be faster before this one leaves the field to it
@@ -44,7 +44,7 @@ def repair_source(pipeline: str, source: str, batch: str, check: str, as_of: dat
     """Judge a source's chosen rows again; return how many came back."""
     lake, pipelines = settings.lake, settings.pipelines_dir
     for plan in range(1, PLANS + 1):
-        finish_quarantine(lake, pipeline, source)
+        finish_outbox(lake, pipeline, source)
         chosen = plan_repair(lake, pipelines, pipeline, source, batch, check)
         if chosen.is_empty:
             return 0

@@ -11,12 +11,13 @@ from prefect.runtime import flow_run
 from pyiceberg.table import Table
 
 from perennial.faults import fault_point
-from perennial.lakehouse import quarantine
+from perennial.lakehouse import batches, quarantine
 from perennial.lakehouse.commit import Expectation, append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, Batch, PositionMoved, expect_position, position_after
 from perennial.lakehouse.positions import plan_batch as plan
 from perennial.lakehouse.raw import BATCH_ROWS, published_rows, raw_schema, raw_table
+from perennial.lakehouse.results import RESULT, batch_result, stage_result
 from perennial.lakehouse.staging import staged_files
 from perennial.lakehouse.tables import ensure_table, snapshot_summary
 from perennial.rules.batch import judge_batch
@@ -24,7 +25,7 @@ from perennial.rules.features import contract_hash
 from perennial.spec import load_pipeline
 from perennial.spec.checks import MOST_HISTORY
 from tasks.compute import Compute, run_job
-from tasks.telemetry import plain, show_table
+from tasks.telemetry import show_table
 
 if TYPE_CHECKING:
     from ray_jobs.features.build import BuiltFeatures
@@ -51,10 +52,11 @@ def list_sources(pipelines: Path, pipeline: str) -> list[str]:
 
 
 @task(timeout_seconds=600)
-def finish_quarantine(lake: Lake, pipeline: str, source: str) -> None:
+def finish_outbox(lake: Lake, pipeline: str, source: str) -> None:
     """Append what the last batch of a source left in its outbox; a no-op when nothing is left."""
     if quarantine.finish_quarantine(lake, pipeline, source):
         get_run_logger().info("quarantined rows of %s/%s appended", pipeline, source)
+    batches.finish_batch(lake, pipeline, source)
 
 
 @task(timeout_seconds=600)
@@ -125,15 +127,21 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
     fault_point("verdict")
     # the commit before may have been another run's that was killed: its outbox would be overwritten by ours
     quarantine.finish_quarantine(lake, batch.pipeline, batch.source)
+    batches.finish_batch(lake, batch.pipeline, batch.source)
     table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
     position = position_after(lake, batch)
+    judged = judge_batch(source, counts, batch.as_of, published_rows(table)).model_copy(
+        update={"refusal": staged.refusal or None}
+    )
+    kept = counts.rows - staged.published_rows
+    result = batch_result(source, batch, counts, judged, kept, str(flow_run.id or ""))
     told = {
         "perennial.source-id": batch.source_id,
         "perennial.positions": position,
         "perennial.run-id": str(flow_run.id or ""),
         "perennial.code": contract_hash(source),
         "perennial.rows": str(counts.rows),
-        "perennial.quarantined-rows": str(counts.rows - staged.published_rows),
+        "perennial.quarantined-rows": str(kept),
         "perennial.refusal": staged.refusal,
     }
     history = published_rows(table) if staged.refusal else [*published_rows(table), counts.rows]
@@ -147,6 +155,7 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
             POSITION: position,
             quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine]),
             BATCH_ROWS: " ".join(str(rows) for rows in history[-MOST_HISTORY:]),
+            RESULT: stage_result(lake, result),
         },
         expect=_expect(staged),
     )
@@ -199,28 +208,6 @@ def report_unreadable(staged: "StagedBatch") -> None:
             f"was left out; everything else of the batch is published. {some}. Write them anew or take them away; until "
             "then each run tries them again."
         )
-
-
-@task
-def show_batch(staged: "StagedBatch") -> None:
-    """Show a batch's result in the UI: rows in, published, quarantined, and why."""
-    batch, counts = staged.batch, staged.counts
-    rows: list[dict[str, object]] = [
-        {"what": "parts that arrived", "rows": len(batch.parts)},
-        {"what": "rows that arrived", "rows": counts.rows},
-        {"what": "published", "rows": staged.published_rows},
-        {"what": "quarantined", "rows": counts.rows - staged.published_rows},
-        *([{"what": f"refused: {plain(staged.refusal)}", "rows": counts.rows}] if staged.refusal else []),
-        *(
-            {"what": f"failed {plain(name)} ({check.severity})", "rows": check.rows}
-            for name, check in counts.failed.items()
-        ),
-    ]
-    if batch.alarm:
-        rows.insert(0, {"what": plain(batch.alarm), "rows": ""})
-    show_table(
-        f"ingest-{batch.pipeline}-{batch.source}", rows, f"Batch {batch.batch_id} of {batch.pipeline}/{batch.source}"
-    )
 
 
 @task(timeout_seconds=4 * 3600)

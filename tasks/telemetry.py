@@ -10,6 +10,7 @@ from prefect.artifacts import (
     create_markdown_artifact,
     create_table_artifact,
 )
+from prefect.settings import get_current_settings
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|~&!])")
 
@@ -42,6 +43,12 @@ def artifact_key(name: str) -> str:
 def plain(text: object) -> str:
     """Text from data as Markdown that shows it and nothing else: column names and values are anybody's."""
     return _MARKDOWN.sub(r"\\\1", str(text).replace("\n", " "))
+
+
+def runs_url() -> str | None:
+    """What the address of a flow run begins with in Prefect's UI; None where this process knows of no UI."""
+    ui = get_current_settings().ui_url
+    return f"{ui}/runs/flow-run/" if ui else None
 
 
 def report_url(reports_base_url: str, path: str) -> str:

@@ -124,6 +124,7 @@ class Lake(BaseModel, frozen=True):
 
     def files(self) -> s3fs.S3FileSystem:
         """The file system for sources, artifacts and reports: one per process, never with stale listings."""
+        _prepare_environment(self)
         return _s3fs_files(*self._keys(), self.s3_endpoint, self.s3_region, os.getpid())
 
     def arrow_files(self) -> S3FileSystem:
@@ -233,8 +234,8 @@ def _catalog(lake: str) -> Catalog:
 
 def _prepare_environment(lake: Lake) -> None:
     # pyarrow's writer sends trailing checksums, which S3 servers other than Amazon's answer with 411.
-    # It reads the choice from the environment only, before its first request.
+    # It reads the choice from the environment only, before its first request; so does botocore, below s3fs.
     if lake.s3_endpoint:
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")
-        # and rclone answers a rewritten object with the checksum of the one before
+        # and rclone answers a rewritten object with the checksum of the one before, a range with that of the whole
         os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "WHEN_REQUIRED")

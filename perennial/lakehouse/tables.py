@@ -88,6 +88,8 @@ def _same_type(a: pa.DataType, b: pa.DataType) -> bool:
         return (a.tz is None) == (b.tz is None)
     if _is_list(a) and _is_list(b):
         return _same_type(a.value_type, b.value_type)
+    if pa.types.is_struct(a) and pa.types.is_struct(b):
+        return a.names == b.names and all(_same_type(a.field(name).type, b.field(name).type) for name in a.names)
     return simple.get(str(a), str(a)) == simple.get(str(b), str(b))
 
 

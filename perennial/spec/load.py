@@ -116,6 +116,7 @@ def _check_source(path: Path, source: Source) -> None:
         raise _at(path, message, here, "key")
     wanted = {"key": list(source.key), "event_time": [source.event_time] if source.event_time else []}
     wanted["known"] = [source.known.column] if source.known else []
+    wanted["sensitive"] = list(source.sensitive)
     for word, names in wanted.items():
         for column in names:
             if column not in columns:

@@ -61,6 +61,7 @@ class Source:
             verdict, slower.
         repair: mends quarantined rows before `repair` judges them again. Called for rows that arrived with the same
             fields, which it gets as they arrived, with `_position` and `_failed_checks`; it returns every one of them.
+        sensitive: columns whose values no page shows; in the tables they stay as they are.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Source:
     rules: Sequence[BatchRule] = field(default=(), kw_only=True)
     judge: Literal["fused", "pandera"] = field(default="fused", kw_only=True)
     repair: Callable[[pl.DataFrame], pl.DataFrame] | None = field(default=None, kw_only=True, compare=False, repr=False)
+    sensitive: Sequence[str] = field(default=(), kw_only=True)
 
 
 FileFormat = Literal["csv", "jsonl", "parquet", "avro"]

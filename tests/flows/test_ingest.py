@@ -7,10 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from prefect.client.orchestration import get_client
 from pyiceberg.exceptions import NoSuchTableError
 
 from flows.ingest import ingest
 from flows.settings import Settings
+from perennial.lakehouse.batches import read_batches
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import plan_batch
 from perennial.lakehouse.raw import PROVENANCE, read_known, read_log
@@ -90,13 +92,46 @@ def test_a_run_killed_between_the_commit_and_the_quarantine_is_finished_by_the_n
     ingest("shop", "orders", NOON, settings=settings)
     assert len(rows(lake, "quarantine")) == 4
     assert len(rows(lake, "raw_orders")) == 5
+    assert rows(lake, "batches")["batch_id"].to_list() == [batch.batch_id]
+
+
+def test_a_batch_has_its_row_its_page_and_its_artifact(settings: Settings, lake: Lake) -> None:
+    put(lake, "orders/1.csv", orders(1, 7) + BROKEN)
+    ingest("shop", "orders", NOON, settings=settings)
+    (row,) = read_batches(lake, "shop", "orders").to_dicts()
+    assert (row["verdict"], row["rows"], row["quarantined_rows"], row["parts"]) == ("published", 11, 4, 1)
+    assert {found["check"]: found["failed_rows"] for found in row["checks"]}["csv:columns"] == 1
+    assert {found["column"]: found["nulls"] for found in row["columns"]}["returned"] == 1
+    page = lake.files().cat_file(lake.uri("reports/shop/data/orders.html")).decode()
+    assert row["batch_id"] in page
+    assert "orders/1.csv#10" in page
+    with get_client(sync_client=True) as client:
+        wanted = {"artifacts": {"key": {"any_": ["data-docs-shop-orders"]}}}
+        artifacts = client.request("POST", "/artifacts/filter", json=wanted).json()
+    shown = next(artifact["data"] for artifact in artifacts if row["batch_id"] in artifact["data"])
+    assert f"{settings.reports_base}/shop/data/orders.html" in shown
+
+
+def test_the_page_is_made_once_per_batch_and_by_the_next_run_if_the_first_was_killed(
+    settings: Settings, lake: Lake
+) -> None:
+    page = lake.uri("reports/shop/data/orders.html")
+    put(lake, "orders/1.csv", orders(1, 3))
+    ingest("shop", "orders", NOON, settings=settings)
+    mark, made = b"made by the first run", lake.files().cat_file(page)
+    lake.files().pipe_file(page, made + mark)
+    ingest("shop", "orders", NOON, settings=settings)
+    assert lake.files().cat_file(page).endswith(mark)
+    lake.files().rm_file(page)
+    ingest("shop", "orders", NOON, settings=settings)
+    assert lake.files().cat_file(page) == made
 
 
 def test_a_batch_over_its_budget_is_refused_whole_and_holds_nothing_up(settings: Settings, lake: Lake) -> None:
     put(lake, "orders/1.csv", orders(1, 2) + BROKEN)
     with pytest.raises(
         BatchRefused,
-        match=r"66.7% of its 6 rows.*budget of 50.0%.*csv:columns, 1 rows.*Nothing of it is readable.*FLOW=repair PIPELINE=shop",
+        match=r"66.7% of its 6 rows.*budget of 50.0%.*Most common: .*, 1 rows.*Nothing of it is readable.*FLOW=repair PIPELINE=shop",
     ):
         ingest("shop", "orders", NOON, settings=settings)
     assert rows(lake, "raw_orders").is_empty()
@@ -108,6 +143,11 @@ def test_a_batch_over_its_budget_is_refused_whole_and_holds_nothing_up(settings:
     put(lake, "orders/2.csv", orders(20, 3))
     assert ingest("shop", "orders", NOON, settings=settings) == {"orders": 3}
     assert len(rows(lake, "quarantine")) == 6
+    found = read_batches(lake, "shop", "orders")
+    assert found["verdict"].to_list() == ["refused", "published"]
+    assert found["quarantined_rows"].to_list() == [6, 0]
+    assert "66.7% of its 6 rows" in found["reasons"][0][0]
+    assert "66.7% of its 6 rows" in lake.files().cat_file(lake.uri("reports/shop/data/orders.html")).decode()
 
 
 def test_a_refused_batch_of_one_source_leaves_the_others_alone(settings: Settings, lake: Lake) -> None:

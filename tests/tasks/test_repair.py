@@ -19,7 +19,7 @@ from perennial.spec import load_pipeline
 from ray_jobs.ingest.repair import StagedRepair
 from ray_jobs.ingest.stage import StagedBatch
 from tasks.compute import Compute
-from tasks.lakehouse import PublishedBatch, finish_quarantine, judge_staged, plan_batch, publish_batch, stage_batch
+from tasks.lakehouse import PublishedBatch, finish_outbox, judge_staged, plan_batch, publish_batch, stage_batch
 from tasks.refusal import refuse_batch, refused
 from tasks.repair import plan_repair, publish_repair, stage_repair
 from tests.shop import FILE, NOON, orders, put, write_shop
@@ -45,12 +45,12 @@ def compute(ray_head: str) -> Compute:
 
 def bring_in(compute: Compute, lake: Lake, pipelines: Path, as_of: datetime = NOON) -> PublishedBatch:
     """What `ingest` does with what is new."""
-    finish_quarantine.fn(lake, "shop", "orders")
+    finish_outbox.fn(lake, "shop", "orders")
     staged = stage_batch.fn(compute, lake, pipelines, plan_batch.fn(lake, pipelines, "shop", "orders", as_of))
     if refusal := judge_staged.fn(lake, pipelines, staged):
         staged = refuse_batch.fn(compute, lake, pipelines, staged, refusal)
     published = publish_batch.fn(lake, pipelines, staged)
-    finish_quarantine.fn(lake, "shop", "orders")
+    finish_outbox.fn(lake, "shop", "orders")
     return published
 
 

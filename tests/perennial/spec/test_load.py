@@ -23,6 +23,12 @@ MISTAKES = {
     "a key's column": ('key=["product"]', 'key=["pieces"]', "pieces", r"'pieces'; there are \['product', 'cents'"),
     "an event time's column": ('event_time="ordered_at"', 'event_time="cents"', 'event_time="cents"', "no column"),
     "a known column": ('At("valid_from")', 'At("valid")', 'At("valid")', "known of source 'prices'.*'valid_from'"),
+    "a sensitive column": (
+        'key=["product"],',
+        'key=["product"], sensitive=["email"],',
+        'sensitive=["email"]',
+        "sensitive of source 'prices'.*'email'; there are",
+    ),
     "an event time without zone": (
         "ordered_at: UtcMicroseconds",
         "ordered_at: pl.Datetime",
