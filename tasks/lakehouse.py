@@ -155,7 +155,7 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
             POSITION: position,
             quarantine.OUTBOX: " ".join([batch.batch_id, *staged.quarantine]),
             BATCH_ROWS: " ".join(str(rows) for rows in history[-MOST_HISTORY:]),
-            RESULT: stage_result(lake, result),
+            RESULT: stage_result(lake, batch.pipeline, result),
         },
         expect=_expect(staged),
     )

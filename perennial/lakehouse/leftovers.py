@@ -55,7 +55,7 @@ def note_state(lake: Lake, identifier: Identifier, now: datetime) -> None:
 
 
 def find_leftovers(lake: Lake, identifiers: Sequence[Identifier], now: datetime) -> list[Leftover]:
-    """What lies in the tables' folders, and in `staging/` and `positions/` for them, and can be needed by nobody.
+    """What lies in the tables' folders, and in `staging/`, `positions/` and `results/` for them, and can be needed by nobody.
 
     A table whose state was not noted before its safe age is left alone: what expired since cannot be told apart.
     """
@@ -157,9 +157,11 @@ def _beside_tables(
     ours = [
         left
         for path, left in staging.items()
-        if path not in open_ and any(file.startswith(tuple(folders)) for file in staged_paths(io, path))
+        if path not in open_
+        and (not path.endswith(".avro") or any(file.startswith(tuple(folders)) for file in staged_paths(io, path)))
     ]
-    places = [*(f"positions/{name}" for name in sorted(names)), "maintenance/condemned"]
+    places = [f"{place}/{name}" for place in ("positions", "results") for name in sorted(names)]
+    places.append("maintenance/condemned")
     named_once = [left for place in places for left in _list(lake, lake.uri(place)).values()]
     unnamed = [left for left in [*ours, *named_once] if left.path not in named and left.modified_at < before]
     return unnamed + [note for identifier in identifiers for note in _old_notes(lake, identifier, now)]
@@ -213,5 +215,11 @@ def _list(lake: Lake, folder: str) -> dict[str, Leftover]:
 
 
 def _kind(path: str) -> str:
-    kinds = {"/data/": "data file", "/metadata/": "metadata", "/staging/": "staged manifest", "/positions/": "position"}
+    kinds = {
+        "/data/": "data file",
+        "/metadata/": "metadata",
+        "/staging/": "staged manifest",
+        "/positions/": "position",
+        "/results/": "result",
+    }
     return next((kind for part, kind in kinds.items() if part in path), "object")

@@ -106,10 +106,10 @@ def batch_result(
     )
 
 
-def stage_result(lake: Lake, result: BatchResult) -> str:
-    """Write a result below `staging/`; return what the raw commit names it by, under `RESULT`."""
+def stage_result(lake: Lake, pipeline: str, result: BatchResult) -> str:
+    """Write a result below `results/`; return what the raw commit names it by, under `RESULT`."""
     content = result.model_dump_json().encode()
-    uri = lake.uri(f"staging/{result.batch_id}/{uuid.uuid4()}.json")
+    uri = lake.uri(f"results/{pipeline}/{result.source}/{result.batch_id}-{uuid.uuid4()}.json")
     lake.files().pipe_file(uri, content)
     return f"{result.batch_id} {uri} {hashlib.sha256(content).hexdigest()}"
 

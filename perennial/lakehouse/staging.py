@@ -50,8 +50,8 @@ def staged_files(table: Table, manifests: Iterable[str]) -> list[DataFile]:
 
 
 def staged_paths(io: FileIO, uri: str) -> list[str]:
-    """The addresses of the data files that a staged manifest names."""
-    return [entry.data_file.file_path for entry in _entries(io, uri, 0)]
+    """The addresses of the data files that a staged manifest names; what is no manifest names none."""
+    return [] if not uri.endswith(".avro") else [entry.data_file.file_path for entry in _entries(io, uri, 0)]
 
 
 def _entries(io: FileIO, uri: str, spec_id: int) -> list[ManifestEntry]:

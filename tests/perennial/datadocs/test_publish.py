@@ -51,7 +51,7 @@ def bring(lake: Lake, number: int, rows: list[tuple[str, list[str]]], verdict: V
         columns=[ColumnResult(column="pieces", nulls=0)],
     )
     ensure_table(lake, raw_table(lake, "shop", "orders"), NUMBERS)
-    properties = {RESULT: stage_result(lake, found)}
+    properties = {RESULT: stage_result(lake, "shop", found)}
     append_once(lake, raw_table(lake, "shop", "orders"), [], found.batch_id, properties=properties)
     kept = [
         {

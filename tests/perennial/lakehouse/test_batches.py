@@ -54,7 +54,7 @@ def commit(lake: Lake, source: str, number: int, verdict: Verdict = "published")
     found = result(source, number, verdict)
     ensure_table(lake, raw_table(lake, "shop", source), NUMBERS)
     rows = pa.table({"number": [number]}, NUMBERS)
-    properties = {RESULT: stage_result(lake, found)}
+    properties = {RESULT: stage_result(lake, "shop", found)}
     append_once(lake, raw_table(lake, "shop", source), rows, found.batch_id, properties=properties)
 
 

@@ -76,7 +76,12 @@ def test_all_that_killed_runs_left_goes_and_nothing_else_with_writers_at_work(
     table = lake.catalog().load_table(numbers)
     killed = [path for number in range(3) for path in staged(lake, table, f"killed-{number}", 100 + number)]
     killed += [file.file_path for file in write_files(table, rows(200), "killed-unnamed")]
-    strays = [f"{table.location()}/metadata/{uuid.uuid4()}-m0.avro", lake.uri("positions/shop/numbers/old.parquet")]
+    strays = [
+        f"{table.location()}/metadata/{uuid.uuid4()}-m0.avro",
+        lake.uri("positions/shop/numbers/old.parquet"),
+        lake.uri("results/shop/numbers/old.json"),
+        lake.uri("staging/killed-0/old.fingerprints.parquet"),  # beside manifests lies what is none
+    ]
     for path in strays:
         lake.files().pipe_file(path, b"left")
     age(lake, [*killed, *strays], 5 * DAYS)
