@@ -145,6 +145,6 @@ pipeline = Pipeline(
     features=features,
     label=Label("late", pl.col("arrival_delay_minutes") > 15, source="arrivals"),
     model=TabularModel("binary"),
-    schedules=[Hourly("ingest"), Daily("monitor")],
+    schedules=[Hourly("ingest"), Daily("maintain", hour=2), Daily("monitor")],
     promotion=Promotion(slices=["origin"]),
 )

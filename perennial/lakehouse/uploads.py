@@ -13,7 +13,10 @@ UPLOAD = "abandoned upload"
 def abandoned_uploads(lake: Lake, now: datetime) -> list[Leftover]:
     """Uploads below the lake's environment that were begun before the safe age; `path` carries the upload's id."""
     start, before = lake.uri("").removeprefix(f"s3://{lake.bucket}/"), now - safe_age(timedelta(0))
-    answer = lake.files().call_s3("list_multipart_uploads", Bucket=lake.bucket, Prefix=start)
+    try:
+        answer = lake.files().call_s3("list_multipart_uploads", Bucket=lake.bucket, Prefix=start)
+    except FileNotFoundError:
+        return []  # rclone says so of a bucket that never had any
     return [
         Leftover(
             kind=UPLOAD,

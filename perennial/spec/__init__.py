@@ -14,6 +14,7 @@ from perennial.spec.pipeline import (
     TabularModel,
 )
 from perennial.spec.sources import AsOf, At, Before, Files, Join, Label, Lookup, Source, UtcMicroseconds
+from perennial.spec.upkeep import Upkeep
 
 __all__ = [
     "AsOf",
@@ -38,6 +39,7 @@ __all__ = [
     "Serving",
     "Source",
     "TabularModel",
+    "Upkeep",
     "UtcMicroseconds",
     "list_pipelines",
     "load_pipeline",

@@ -99,6 +99,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     _check_joins(path, pipeline, sources)
     _check_label(path, pipeline)
     _check_schedules(path, pipeline)
+    for message, name in pipeline.upkeep.mistakes(sources):
+        raise _at(path, message, "upkeep", name)
     _check_features(path, pipeline)
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 import polars as pl
 
 from perennial.spec.sources import Join, Label, Source
+from perennial.spec.upkeep import Upkeep
 
 FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
-SCHEDULABLE = ("ingest", "log_predictions", "monitor")
+SCHEDULABLE = ("ingest", "log_predictions", "maintain", "monitor")
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Pipeline:
             neither key, time nor label.
         label: what is predicted.
         model: what is trained.
+        upkeep: how long rows are kept, and whether `maintain` deletes what is left over.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Pipeline:
     promotion: Promotion = Promotion()
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
     def source(self, name: str) -> Source:
         """The source called `name`.
