@@ -14,6 +14,7 @@ from prefect import flow
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from perennial.lakehouse.positions import PositionMoved
+from perennial.rules.schema import SchemaRefused
 from tasks.datadocs import show_batch
 from tasks.lakehouse import (
     PartsLeftOut,
@@ -41,17 +42,17 @@ def ingest(
         as_of: when rows of sources that do not declare it became known; by default the run's scheduled start.
 
     Raises:
-        BatchRefused, PartsLeftOut: after every source had its turn; the message has each failure and what to do.
+        BatchRefused, SchemaRefused, PartsLeftOut: after every source had its turn; the message has each failure and what to do.
     """
     settings = settings or Settings()
     as_of = utc(as_of or scheduled_start())
     sources = [source] if source else list_sources(settings.pipelines_dir, pipeline)
     published: dict[str, int] = {}
-    failures: list[BatchRefused | PartsLeftOut] = []
+    failures: list[BatchRefused | SchemaRefused | PartsLeftOut] = []
     for name in sources:
         try:
             published[name] = ingest_source(pipeline, name, as_of, settings)
-        except (BatchRefused, PartsLeftOut) as failure:
+        except (BatchRefused, SchemaRefused, PartsLeftOut) as failure:
             failures.append(failure)  # one source's bad batch is no reason to leave the others' data outside
     if failures:
         raise type(failures[0])("\n".join(str(failure) for failure in failures)) from failures[0]

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     bucket: str = Field("perennial", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="The bucket.")
     s3_access_key_secret: str | None = Field("s3_access_key", pattern=SECRET, description="Secret: access key id.")
     s3_secret_key_secret: str | None = Field("s3_secret_key", pattern=SECRET, description="Secret: secret key.")
+    personal_key_secret: str = Field(
+        "personal_key", pattern=SECRET, description="Secret: the key of the pseudonyms that stand for personal columns."
+    )
     secrets_dir: Path | None = Field(None, description="Folder of mounted secrets; default `<home>/secrets`.")
 
     catalog_type: str = Field("sql", pattern=r"^(sql|rest|glue|hive|dynamodb)$", description="pyiceberg's type.")
@@ -159,6 +162,7 @@ class Settings(BaseSettings):
             bucket=self.bucket,
             s3_access_key=secret(self.s3_access_key_secret),
             s3_secret_key=secret(self.s3_secret_key_secret),
+            personal_key=SecretRef(name=self.personal_key_secret),
             secrets_dir=self.secrets,
         )
 

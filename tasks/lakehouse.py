@@ -16,10 +16,10 @@ from perennial.lakehouse.commit import Expectation, append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, Batch, PositionMoved, expect_position, position_after
 from perennial.lakehouse.positions import plan_batch as plan
-from perennial.lakehouse.raw import BATCH_ROWS, published_rows, raw_schema, raw_table
+from perennial.lakehouse.raw import BATCH_ROWS, published_rows, raw_table
 from perennial.lakehouse.results import RESULT, batch_result, stage_result
 from perennial.lakehouse.staging import staged_files
-from perennial.lakehouse.tables import ensure_table, snapshot_summary
+from perennial.lakehouse.tables import snapshot_summary
 from perennial.rules.batch import judge_batch
 from perennial.rules.features import contract_hash
 from perennial.spec import load_pipeline
@@ -98,7 +98,7 @@ def judge_staged(lake: Lake, pipelines: Path, staged: "StagedBatch") -> str:
     """Why a staged batch is refused whole, as people read it; empty to publish it."""
     batch = staged.batch
     source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
-    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
+    table = lake.catalog().load_table(raw_table(lake, batch.pipeline, batch.source))
     verdict = judge_batch(source, staged.counts, batch.as_of, published_rows(table))
     for rule in verdict.rules:
         if not rule.passed:
@@ -128,7 +128,7 @@ def publish_batch(lake: Lake, pipelines: Path, staged: "StagedBatch") -> Publish
     # the commit before may have been another run's that was killed: its outbox would be overwritten by ours
     quarantine.finish_quarantine(lake, batch.pipeline, batch.source)
     batches.finish_batch(lake, batch.pipeline, batch.source)
-    table = ensure_table(lake, raw_table(lake, batch.pipeline, batch.source), raw_schema(source))
+    table = lake.catalog().load_table(raw_table(lake, batch.pipeline, batch.source))
     position = position_after(lake, batch)
     judged = judge_batch(source, counts, batch.as_of, published_rows(table)).model_copy(
         update={"refusal": staged.refusal or None}

@@ -12,9 +12,8 @@ from perennial.lakehouse import quarantine
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.quarantine import LAST_REPAIR, Repair, expect_repair
-from perennial.lakehouse.raw import raw_schema, raw_table
+from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.staging import staged_files
-from perennial.lakehouse.tables import ensure_table
 from perennial.rules.features import contract_hash
 from perennial.spec import load_pipeline
 from tasks.compute import Compute, run_job
@@ -55,7 +54,7 @@ def publish_repair(lake: Lake, pipelines: Path, staged: "StagedRepair") -> int:
         return 0
     source = load_pipeline(repair.pipeline, pipelines).source(repair.source)
     identifier = raw_table(lake, repair.pipeline, repair.source)
-    table = ensure_table(lake, identifier, raw_schema(source))
+    table = lake.catalog().load_table(identifier)
     append_once(
         lake,
         identifier,

@@ -59,6 +59,7 @@ def serve_s3(home: Path) -> Iterator[S3]:
     key, secret = secrets.token_hex(10), secrets.token_hex(20)
     (keys / "s3_access_key").write_text(key)
     (keys / "s3_secret_key").write_text(secret)
+    (keys / "personal_key").write_text(secrets.token_hex(32))
     port = free_port()
     server = subprocess.Popen(
         [Path(sys.executable).parent / "rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", str(home / "data")],

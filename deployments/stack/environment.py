@@ -24,6 +24,7 @@ def prepare_home(settings: Settings) -> None:
         _generate(settings.secrets, settings.s3_access_key_secret, "PERENNIAL" + secrets.token_hex(6).upper())
         _generate(settings.secrets, settings.s3_secret_key_secret, secrets.token_hex(24))
     _generate(settings.secrets, settings.serve_token_secret, secrets.token_hex(32))
+    _generate(settings.secrets, settings.personal_key_secret, secrets.token_hex(32))
     if settings.ray_address is None:
         _generate(settings.secrets, settings.ray_token_secret, secrets.token_hex(32))
 

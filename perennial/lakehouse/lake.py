@@ -102,6 +102,7 @@ class Lake(BaseModel, frozen=True):
     bucket: str
     s3_access_key: SecretRef | None = None
     s3_secret_key: SecretRef | None = None
+    personal_key: SecretRef = SecretRef(name="personal_key")
     secrets_dir: Path | None = None
 
     def uri(self, path: str) -> str:

@@ -11,11 +11,10 @@ from pydantic import BaseModel
 from pyiceberg.table import Table
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.raw import raw_schema, raw_table
+from perennial.lakehouse.raw import ensure_raw
 from perennial.lakehouse.sources import files, kafka
 from perennial.lakehouse.sources.files import FilePart
 from perennial.lakehouse.sources.kafka import KafkaPart
-from perennial.lakehouse.tables import ensure_table
 from perennial.spec.kafka import Kafka
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import Files, Source
@@ -52,7 +51,7 @@ class PositionMoved(RuntimeError):
 
 def plan_batch(lake: Lake, pipeline: Pipeline, source: Source, as_of: datetime) -> Batch:
     """What has arrived since the table's position; a batch without parts when nothing has."""
-    table = ensure_table(lake, raw_table(lake, pipeline.name, source.name), raw_schema(source))
+    table = ensure_raw(lake, pipeline.name, source)
     previous = table.properties.get(POSITION, "")
     parts: Sequence[Part]
     alarm = ""

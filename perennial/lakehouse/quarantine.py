@@ -19,7 +19,7 @@ from pyiceberg.table import Table
 
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, raw_schema, raw_table
+from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, ensure_raw, raw_table
 from perennial.lakehouse.staging import staged_files
 from perennial.lakehouse.tables import current_snapshot_id, ensure_table, plan_files, read_snapshot
 from perennial.rules.features import contract_hash, repair_hash
@@ -114,7 +114,7 @@ def read_open_quarantine(lake: Lake, pipeline: str, source: str) -> pl.DataFrame
 
 def plan_repair(lake: Lake, pipeline: Pipeline, source: Source, batch: str, check: str) -> Repair:
     """What there is to repair now."""
-    raw = ensure_table(lake, raw_table(lake, pipeline.name, source.name), raw_schema(source))
+    raw = ensure_raw(lake, pipeline.name, source)
     previous = raw.properties.get(LAST_REPAIR, "")
     identifier = lake.table(pipeline.name, "quarantine")
     wanted: BooleanExpression = EqualTo("source", source.name)

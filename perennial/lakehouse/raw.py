@@ -7,8 +7,12 @@ import polars as pl
 import pyarrow as pa
 from pyiceberg.table import Table
 
+from perennial.lakehouse.evolution import Declared
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.tables import Identifier, current_snapshot_id, read_snapshot
+from perennial.lakehouse.personal import open_pseudonyms
+from perennial.lakehouse.tables import Identifier, current_snapshot_id, ensure_table, read_columns
+from perennial.rules.arrival import where_declared
+from perennial.rules.schema import PSEUDONYM
 from perennial.spec.checks import References
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
@@ -60,6 +64,32 @@ def raw_schema(source: Source) -> pa.Schema:
     return pa.schema([*empty.schema, *PROVENANCE, REPAIRED_AT])
 
 
+def log_schema(source: Source, *provenance: str) -> pa.Schema:
+    """The contract's columns and some of those that tell where a row came from."""
+    names = {*contract_columns(source), *provenance}
+    return pa.schema([field for field in raw_schema(source) if field.name in names])
+
+
+def ensure_raw(lake: Lake, pipeline: str, source: Source) -> Table:
+    """A source's raw table, with the columns of its contract as far as its policy accepts the difference.
+
+    Raises:
+        SchemaRefused: it does not; the message shows the difference and how to accept it. Nothing was changed.
+        SecretMissing: the source has personal columns, and there is no key.
+    """
+    declared = Declared(
+        source.schema_policy,
+        source.renamed,
+        f"contract {source.contract.__name__}",
+        where_declared(pipeline, source),
+    )
+    schema = raw_schema(source)
+    if source.personal:  # the column says so itself: neither the marking nor the key can change unnoticed
+        mark = {"doc": f"{PSEUDONYM} (key {open_pseudonyms(lake, pipeline).fingerprint})"}
+        schema = pa.schema([f.with_metadata(mark) if f.name in source.personal else f for f in schema])
+    return ensure_table(lake, raw_table(lake, pipeline, source.name), schema, declared=declared)
+
+
 def published_rows(table: Table) -> list[int]:
     """Rows that arrived with each of the last batches that were published to a raw table, the newest last."""
     return [int(rows) for rows in table.properties.get(BATCH_ROWS, "").split()]
@@ -72,14 +102,13 @@ def read_log(
 
     Columns: the contract's, and `_known_at`. Empty where nothing was ever ingested.
     """
-    declared = pipeline.source(source)
-    columns = [*contract_columns(declared), "_known_at", "_committed_at", "_position"]
+    schema = log_schema(pipeline.source(source), "_known_at", "_committed_at", "_position")
     identifier = raw_table(lake, pipeline.name, source)
     if current_snapshot_id(lake, identifier) is None:
-        rows = pl.DataFrame(pl.from_arrow(raw_schema(declared).empty_table())).select(columns)
+        rows = pl.DataFrame(pl.from_arrow(schema.empty_table()))
     else:
-        arrow = read_snapshot(lake, identifier, snapshot_id, columns, f"_known_at <= '{as_of.isoformat()}'")
-        rows = pl.DataFrame(pl.from_arrow(arrow)).select(columns)
+        arrow = read_columns(lake, identifier, schema, snapshot_id, f"_known_at <= '{as_of.isoformat()}'")
+        rows = pl.DataFrame(pl.from_arrow(arrow))
     # row 10 of a file comes after its row 9, and so does message 10 of a partition
     place, number = (
         pl.col("_position").str.replace(r"\d+$", ""),
@@ -110,10 +139,11 @@ def read_keys(lake: Lake, pipeline: Pipeline, source: str, columns: Sequence[str
     if current_snapshot_id(lake, identifier) is None:
         return pl.DataFrame(schema=contract_columns(declared)).select(columns)
     order = ["_known_at", "_committed_at", "_position"]
-    wanted = list(dict.fromkeys([*columns, *declared.key, *order]))
-    rows = pl.DataFrame(
-        pl.from_arrow(read_snapshot(lake, identifier, None, wanted, f"_known_at <= '{as_of.isoformat()}'"))
+    wanted = pa.schema(
+        [field for field in log_schema(declared, *order) if field.name in {*columns, *declared.key, *order}]
     )
+    known = f"_known_at <= '{as_of.isoformat()}'"
+    rows = pl.DataFrame(pl.from_arrow(read_columns(lake, identifier, wanted, row_filter=known)))
     if not set(columns) <= set(declared.key):  # what a key said before it was corrected is no longer so
         rows = rows.sort(order, maintain_order=True).unique(list(declared.key), keep="last", maintain_order=True)
     return rows.select(columns).unique()

@@ -35,11 +35,15 @@ def stage_files(lake: Lake, table: Table, files: Sequence[DataFile], batch: str)
     return uri
 
 
-def stage_rows(lake: Lake, identifier: Identifier, schema: pa.Schema, rows: pl.DataFrame, batch: str) -> str:
-    """Write rows as data files of a table, which is made if need be; return the manifest's URI, "" without rows."""
+def stage_rows(lake: Lake, identifier: Identifier, schema: pa.Schema | None, rows: pl.DataFrame, batch: str) -> str:
+    """Write rows as data files of a table; return the manifest's URI, "" without rows.
+
+    Args:
+        schema: the columns of a table that is made, or changed, if need be; None: it got its columns before.
+    """
     if rows.is_empty():
         return ""
-    table = ensure_table(lake, identifier, schema)
+    table = ensure_table(lake, identifier, schema) if schema else lake.catalog().load_table(identifier)
     return stage_files(lake, table, write_files(table, rows.to_arrow(), batch), batch)
 
 

@@ -8,13 +8,15 @@ from typing import Any
 import pyarrow as pa
 from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
-from pyiceberg.io.pyarrow import _dataframe_to_data_files
+from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
 from pyiceberg.manifest import DataFile
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import FileScanTask, Table
 from sqlalchemy.exc import IntegrityError
 
+from perennial.lakehouse.evolution import Declared, evolve_table
 from perennial.lakehouse.lake import Lake
+from perennial.rules.schema import SchemaRefused
 
 Identifier = tuple[str, str]
 
@@ -30,10 +32,6 @@ PROPERTIES = {
 }
 
 
-class SchemaChanged(ValueError):
-    """A table exists with a column of another type than the one that is to be written."""
-
-
 class SnapshotExpired(LookupError):
     """A snapshot was to be read that the table does not know any more."""
 
@@ -44,12 +42,16 @@ def dotted(identifier: Identifier) -> str:
 
 
 def ensure_table(
-    lake: Lake, identifier: Identifier, schema: pa.Schema, properties: dict[str, str] | None = None
+    lake: Lake,
+    identifier: Identifier,
+    schema: pa.Schema,
+    properties: dict[str, str] | None = None,
+    declared: Declared = Declared(),  # noqa: B008 - a constant
 ) -> Table:
-    """The table, made if it is not there; columns it lacks are added, as nullable ones.
+    """The table, made if it is not there, with these columns: changed in place as far as is declared.
 
     Raises:
-        SchemaChanged: a column exists with another type. Nothing was changed.
+        SchemaRefused: its columns differ in a way that is not declared. Nothing was changed.
     """
     catalog = lake.catalog()
     try:
@@ -63,38 +65,7 @@ def ensure_table(
             return catalog.create_table(identifier, schema=schema, properties={**PROPERTIES, **(properties or {})})
         except TableAlreadyExistsError:  # another run made it meanwhile
             table = catalog.load_table(identifier)
-    have = table.schema().as_arrow()
-    changed = [
-        f"{field.name}: {have.field(field.name).type} in the table, {field.type} now"
-        for field in schema
-        if field.name in have.names and not _same_type(have.field(field.name).type, field.type)
-    ]
-    if changed:
-        raise SchemaChanged(
-            f"{dotted(identifier)} cannot be written: {'; '.join(changed)}. Nothing was changed. Give the column a new "
-            "name in the pipeline's file, or write to another environment (PERENNIAL_ENVIRONMENT)."
-        )
-    if any(field.name not in have.names for field in schema):
-        with table.update_schema() as update:
-            update.union_by_name(schema)
-        table = catalog.load_table(identifier)
-    return table
-
-
-def _same_type(a: pa.DataType, b: pa.DataType) -> bool:
-    """Whether two Arrow types are one Iceberg type: strings and lists may be large, instants carry any UTC name."""
-    simple = {"large_string": "string", "large_binary": "binary"}
-    if pa.types.is_timestamp(a) and pa.types.is_timestamp(b):
-        return (a.tz is None) == (b.tz is None)
-    if _is_list(a) and _is_list(b):
-        return _same_type(a.value_type, b.value_type)
-    if pa.types.is_struct(a) and pa.types.is_struct(b):
-        return a.names == b.names and all(_same_type(a.field(name).type, b.field(name).type) for name in a.names)
-    return simple.get(str(a), str(a)) == simple.get(str(b), str(b))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    return evolve_table(lake, table, schema, declared)
 
 
 def write_files(table: Table, rows: pa.Table, batch: str, part: int = 0) -> list[DataFile]:
@@ -109,8 +80,18 @@ def write_files(table: Table, rows: pa.Table, batch: str, part: int = 0) -> list
 
 
 def conform(rows: pa.Table, table: Table) -> pa.Table:
-    """The rows with exactly the table's columns, in its order and types; columns the rows lack become null."""
+    """The rows with exactly the table's columns, in its order and types; columns the rows lack become null.
+
+    Raises:
+        SchemaRefused: the rows have a column that the table does not: another run renamed it meanwhile.
+    """
     target = table.schema().as_arrow()
+    strange = [name for name in rows.column_names if name not in target.names]
+    if strange:
+        raise SchemaRefused(
+            f"{'.'.join(table.name())} has no columns {strange} any more: a run with another version of the pipeline's file "
+            "changed the table meanwhile. Nothing of this batch was published. Run again with the newer file."
+        )
     columns = [
         rows.column(field.name).cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
         for field in target
@@ -134,7 +115,9 @@ def read_snapshot(
     columns: Sequence[str] | None = None,
     row_filter: str | BooleanExpression | None = None,
 ) -> pa.Table:
-    """The rows of a table at a snapshot (None: the current one); instants come back as UTC microseconds.
+    """The rows of a table at a snapshot (None: the current one), under the names and types of then.
+
+    Instants come back as UTC microseconds.
 
     Raises:
         NoSuchTableError: nothing was ever written under this name.
@@ -166,6 +149,28 @@ def load_at(lake: Lake, identifier: Identifier, snapshot_id: int | None) -> Tabl
         f"snapshot {snapshot_id} of {dotted(identifier)} has expired: {len(table.metadata.metadata_log)} commits and more "
         "have followed it. Run the flow again; tag a snapshot that is needed for long."
     )
+
+
+def read_columns(
+    lake: Lake,
+    identifier: Identifier,
+    columns: pa.Schema,
+    snapshot_id: int | None = None,
+    row_filter: str | BooleanExpression | None = None,
+    limit: int | None = None,
+) -> pa.Table:
+    """The rows of a table at a snapshot under today's names: columns that came later, or not yet, are null.
+
+    A scan of a snapshot otherwise sees the columns of then, so that a column that was added or renamed since is not found.
+    """
+    table = load_at(lake, identifier, snapshot_id)
+    scan = table.scan(
+        row_filter=row_filter if row_filter is not None else AlwaysTrue(), snapshot_id=snapshot_id, limit=limit
+    )
+    there = table.schema().select(*(name for name in columns.names if name in table.schema().column_names))
+    rows = ArrowScan(table.metadata, table.io, there, scan.row_filter, limit=limit).to_table(scan.plan_files())
+    full = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(len(rows), f.type) for f in columns]
+    return pa.table(full, names=columns.names)
 
 
 def plan_files(

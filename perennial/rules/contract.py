@@ -83,11 +83,13 @@ def check_block(source: Source, arrived: pl.DataFrame, around: Around | None = N
     for check, positions in around.repeated.items():
         elsewhere = arrived["_position"].is_in(positions.implode())
         masks[check] = masks[check] | elsewhere if check in masks else elsewhere
+    # what is in tables is a pseudonym, so that is what is compared with it
+    keys = around.pseudonyms.replace(parsed, source.personal) if around.pseudonyms else parsed
     for rule in source.rules:
         if isinstance(rule, References):
-            masks[rule.name] = _unknown(parsed, rule, around.known[rule.name])
+            masks[rule.name] = _unknown(keys, rule, around.known[rule.name])
     checked = _split(source, arrived, parsed, {name: mask for name, mask in masks.items() if mask.any()})
-    return replace(checked, prints=_prints(arrived, parsed, sets, around.seed)) if sets else checked
+    return replace(checked, prints=_prints(arrived, keys, sets, around.seed)) if sets else checked
 
 
 def check_names(source: Source) -> list[str]:

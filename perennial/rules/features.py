@@ -104,6 +104,8 @@ def feature_code_hash(pipeline: Pipeline) -> str:
 def contract_hash(source: Source) -> str:
     """The version of a source's contract, as rows and versions carry it."""
     told = [repr(item) for item in (*sorted(source.severity.items()), *source.rules)]
+    if source.personal:
+        told.append(repr(sorted(source.personal)))
     return _digest(inspect.getsource(source.contract), repr(source.key), source.same_key, *told)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from perennial.rules.compiled import check_name, schema_of
+from perennial.rules.personal import Pseudonyms
 from perennial.spec.sources import Source
 
 _OTHER = 0x9E3779B97F4A7C15  # the seed of the second half differs in about every second bit
@@ -19,11 +20,13 @@ class Around:
         known: for each `References` rule, by its name, the keys that the other source has.
         seed: of the batch's fingerprints: whoever does not know it learns nothing of a value from one.
         repeated: by check, the positions of rows whose values stand in another block as well, or in the table.
+        pseudonyms: of a source with personal columns, by which its rows are compared with others.
     """
 
     known: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     seed: int = 0
     repeated: Mapping[str, pl.Series] = field(default_factory=dict)
+    pseudonyms: Pseudonyms | None = None
 
 
 def unique_sets(source: Source) -> dict[str, list[str]]:

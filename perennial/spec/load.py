@@ -10,8 +10,9 @@ from types import ModuleType
 
 import polars as pl
 
+from perennial.spec.mistakes import find_misdeclared, find_unlike_pairs
 from perennial.spec.pipeline import SCHEDULABLE, Pipeline
-from perennial.spec.sources import AsOf, Files, Label, Source
+from perennial.spec.sources import AsOf, Label, Source
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -98,6 +99,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         )
     _check_joins(path, pipeline, sources)
     _check_label(path, pipeline)
+    for message, words in find_unlike_pairs(pipeline):
+        raise _at(path, message, *words)
     _check_schedules(path, pipeline)
     for message, name in pipeline.upkeep.mistakes(sources):
         raise _at(path, message, "upkeep", name)
@@ -113,9 +116,6 @@ def _check_source(path: Path, source: Source) -> None:
         if column.startswith("_"):
             message = f"column {column!r} of {source.name}: names that begin with _ are Perennial's own."
             raise _at(path, message, contract, column)
-    if not source.key:
-        message = f"source {source.name!r} has no key: name the columns that make a row unique."
-        raise _at(path, message, here, "key")
     wanted = {"key": list(source.key), "event_time": [source.event_time] if source.event_time else []}
     wanted["known"] = [source.known.column] if source.known else []
     wanted["sensitive"] = list(source.sensitive)
@@ -128,21 +128,8 @@ def _check_source(path: Path, source: Source) -> None:
         if columns[column] != pl.Datetime("us", "UTC"):
             message = f"{column!r} of {source.name!r} must be UtcMicroseconds, it is {columns[column]}."
             raise _at(path, message, contract, column)
-    if isinstance(source, Files) and source.format_of(source.pattern) is None and _says_no_format(source.pattern):
-        message = (
-            f"the names of {source.pattern!r} do not say what the files are: end the pattern in .csv, .jsonl, .parquet or "
-            ".avro (.gz or .zst after it), or say format=."
-        )
-        raise _at(path, message, here, source.pattern)
-    if not 0 <= source.error_budget_share <= 1:
-        message = f"error_budget_share {source.error_budget_share} must lie in [0, 1]."
-        raise _at(path, message, here, "error_budget_share")
-
-
-def _says_no_format(pattern: str) -> bool:
-    """Whether no file of the pattern can have a name that says its format: the end of the name is fixed, or has no dot."""
-    ending = pattern.rpartition("/")[2].rpartition(".")[2]
-    return not any(wild in ending for wild in "*?[")
+    for message, words in find_misdeclared(source, columns):
+        raise _at(path, message, here, *words)
 
 
 def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Source]) -> None:

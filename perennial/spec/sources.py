@@ -39,6 +39,10 @@ Known = Before | At | None
 """None: a row is known when the run that brings it in says so, at its `as_of`."""
 
 
+SchemaPolicy = Literal["forbid", "additive", "promote"]
+"""Which changes of its columns a source accepts: none; new ones and ones left out; wider types as well."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What every kind of source says of its rows; the kinds add where the rows come from.
@@ -62,6 +66,12 @@ class Source:
         repair: mends quarantined rows before `repair` judges them again. Called for rows that arrived with the same
             fields, which it gets as they arrived, with `_position` and `_failed_checks`; it returns every one of them.
         sensitive: columns whose values no page shows; in the tables they stay as they are.
+        schema_policy: which differences between contract, table and what arrives are accepted: `forbid` none, `additive`
+            columns that are new or left out, `promote` wider types as well (docs/schema-changes.md).
+        renamed: former names of columns, in the table and in what arrives, and what each is called today; None: the
+            column is gone from the contract, and no other one is it.
+        personal: columns of text that tell who somebody is. The contract judges them as they arrive; tables, quarantine
+            and reports get keyed pseudonyms in their place (docs/personal-data.md).
     """
 
     name: str
@@ -77,6 +87,9 @@ class Source:
     judge: Literal["fused", "pandera"] = field(default="fused", kw_only=True)
     repair: Callable[[pl.DataFrame], pl.DataFrame] | None = field(default=None, kw_only=True, compare=False, repr=False)
     sensitive: Sequence[str] = field(default=(), kw_only=True)
+    schema_policy: SchemaPolicy = field(default="additive", kw_only=True)
+    renamed: Mapping[str, str | None] = field(default_factory=dict, kw_only=True)
+    personal: Sequence[str] = field(default=(), kw_only=True)
 
 
 FileFormat = Literal["csv", "jsonl", "parquet", "avro"]

@@ -1,5 +1,6 @@
 """What of a block goes to quarantine: as it arrived, with where it stood and every check it failed."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 import polars as pl
@@ -12,7 +13,13 @@ from perennial.rules.raw_rows import ARRIVED_SCHEMA, encode_rows
 NOT_FIELDS = ("_position", "_failed_checks")
 
 
-def broken_rows(arrived: pl.DataFrame, checked: CheckedBlock, unreadable: pl.DataFrame) -> pl.DataFrame:
+Hide = Callable[[pl.DataFrame], pl.DataFrame] | None
+"""What of rows that arrived may stand in quarantine; None: all of them."""
+
+
+def broken_rows(
+    arrived: pl.DataFrame, checked: CheckedBlock, unreadable: pl.DataFrame, hide: Hide = None
+) -> pl.DataFrame:
     """The rows of a block that broke the contract, and what could not be read as rows.
 
     Encoded apart and block by block, because blocks may differ in their fields: a field that did not arrive must not
@@ -20,13 +27,16 @@ def broken_rows(arrived: pl.DataFrame, checked: CheckedBlock, unreadable: pl.Dat
     """
     reasons = checked.bad.select(NOT_FIELDS)
     few = arrived.filter(pl.col("_position").is_in(reasons["_position"].implode()))  # half the cost of joining them all
-    return pl.concat([_encode(few.join(reasons, on="_position", maintain_order="left")), _encode(unreadable)])
+    broken = few.join(reasons, on="_position", maintain_order="left")
+    return pl.concat([_encode(broken, hide), _encode(unreadable, hide)])
 
 
-def refused_rows(arrived: pl.DataFrame, checked: CheckedBlock, unreadable: pl.DataFrame) -> pl.DataFrame:
+def refused_rows(
+    arrived: pl.DataFrame, checked: CheckedBlock, unreadable: pl.DataFrame, hide: Hide = None
+) -> pl.DataFrame:
     """All rows of a block whose batch is refused: after the checks each failed itself, `batch:refused`."""
     own = arrived.join(checked.bad.select(NOT_FIELDS), on="_position", how="left", maintain_order="left")
-    every = pl.concat([_encode(own), _encode(unreadable)])
+    every = pl.concat([_encode(own, hide), _encode(unreadable, hide)])
     return every.with_columns(pl.concat_list(pl.col("failed_checks").fill_null([]), pl.lit([REFUSED])))
 
 
@@ -50,6 +60,7 @@ def held_bytes(kept: pl.DataFrame) -> int:
     return int(kept.drop(ARRIVED_SCHEMA).estimated_size()) + int(kept[ARRIVED_SCHEMA].str.len_bytes().sum())
 
 
-def _encode(rows: pl.DataFrame) -> pl.DataFrame:
+def _encode(rows: pl.DataFrame, hide: Hide) -> pl.DataFrame:
+    fields = rows.drop(NOT_FIELDS)
     where = rows.select(failed_checks=pl.col("_failed_checks").cast(pl.List(pl.String)), position="_position")
-    return pl.concat([encode_rows(rows.drop(NOT_FIELDS)), where], how="horizontal")
+    return pl.concat([encode_rows(hide(fields) if hide else fields), where], how="horizontal")

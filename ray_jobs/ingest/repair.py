@@ -17,11 +17,14 @@ from pydantic import BaseModel
 
 from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.personal import open_pseudonyms
 from perennial.lakehouse.quarantine import Repair, open_rows, repaired_before
-from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, raw_schema, raw_table, read_references
+from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, raw_table, read_references
 from perennial.lakehouse.staging import stage_rows
 from perennial.lakehouse.tables import current_snapshot_id
+from perennial.rules.arrival import fit_kept, without_values
 from perennial.rules.batch import BatchCounts, FailedCheck
+from perennial.rules.compiled import ContractMistake
 from perennial.rules.contract import ColumnsMissing, check_block
 from perennial.rules.features import contract_hash, known_at
 from perennial.rules.raw_rows import decode_rows
@@ -125,10 +128,12 @@ class StageRepair:
         """See the class."""
         request = self.request
         source = load_pipeline(request.repair.pipeline, request.pipelines).source(request.repair.source)
+        pseudonyms = open_pseudonyms(request.lake, request.repair.pipeline) if source.personal else None
+        around = replace(self.around, pseudonyms=pseudonyms)
         waiting: list[RepairedRows] = []
         for rows in self._read(block["path"].to_pylist()):
             for part in rows.partition_by("batch_id", "arrived_schema", maintain_order=True):
-                waiting.append(repair_rows(source, part, request.committed_at, self.around))
+                waiting.append(repair_rows(source, part, request.committed_at, around))
                 if sum(part.good.estimated_size() for part in waiting) > FILE_BYTES:
                     yield self._write(source, waiting)
                     waiting = []
@@ -158,7 +163,7 @@ class StageRepair:
         report = {
             "prints": stage_fingerprints(lake, repair.repair_id, pl.concat(prints)) if prints else "",
             "counts": BatchCounts.total(part.counts for part in waiting).model_dump_json(),
-            "rows": stage_rows(lake, table, raw_schema(source), rows, repair.repair_id),
+            "rows": stage_rows(lake, table, None, rows, repair.repair_id),
         }
         return pa.Table.from_pylist([report])
 
@@ -175,22 +180,29 @@ def repair_rows(source: Source, kept: pl.DataFrame, repaired_at: datetime, aroun
     Raises:
         RepairMistake: see there.
     """
-    first = kept.row(0, named=True)
+    first, pseudonyms = kept.row(0, named=True), around.pseudonyms
     batch = f"{first['batch_id']}/"
     if source.same_key != "violation":  # unique within a batch, so that the same value in another one is another value
         around = replace(around, seed=around.seed ^ zlib.crc32(batch.encode()))
     arrived = decode_rows(kept["raw_row"], kept["arrived_schema"][0])
+    if pseudonyms:
+        arrived = pseudonyms.reveal(arrived)
     arrived = arrived.with_columns(_position=kept["position"], _failed_checks=kept["failed_checks"])
     try:
-        mended = _mended(source, arrived).drop("_failed_checks", strict=False)
+        mended = fit_kept(source, _mended(source, arrived).drop("_failed_checks", strict=False))
         checked = check_block(source, mended.with_columns(pl.lit(batch) + pl.col("_position")), around)
+    except ContractMistake as mistake:
+        if pseudonyms is None:
+            raise
+        raise without_values(source, mistake) from None
     except (ColumnsMissing, _FieldMissing) as missing:
         # such as a line that could not be read as a row: it is broken still, and no reason to stop for the others
         reason = "columns:missing" if isinstance(missing, ColumnsMissing) else f"repair:missing({missing})"
         failed = {reason: FailedCheck(severity="quarantine", rows=len(kept))}
         return RepairedRows(pl.DataFrame(), BatchCounts(rows=len(kept), quarantined_rows=len(kept), failed=failed))
     moment = pl.Datetime("us", "UTC")
-    good = known_at(source, checked.good, first["as_of"] or first["quarantined_at"]).with_columns(
+    passed = pseudonyms.replace(checked.good, source.personal) if pseudonyms else checked.good
+    good = known_at(source, passed, first["as_of"] or first["quarantined_at"]).with_columns(
         pl.col("_position").str.strip_prefix(batch),
         pl.lit(repaired_at).cast(moment).alias(REPAIRED_AT.name),
         _source=pl.lit(source.name),
@@ -214,6 +226,12 @@ def _mended(source: Source, arrived: pl.DataFrame) -> pl.DataFrame:
     except pl.exceptions.ColumnNotFoundError as error:
         raise _FieldMissing(", ".join(_QUOTED.findall(str(error))[:1])) from error
     except Exception as error:
+        if source.personal:  # what it says of a row may be the row
+            raise RepairMistake(
+                f"the {name} failed on {len(arrived):,} rows with {type(error).__name__}; what it said is not shown, because the "
+                "source has personal columns. Nothing was published. Try it on rows that are made up, correct it in the "
+                "pipeline's file and run repair again."
+            ) from None
         raise RepairMistake(
             f"the {name} failed on {len(arrived):,} rows with the fields {arrived.columns}: {type(error).__name__}: {error}. "
             "Nothing was published. Correct it in the pipeline's file and run repair again."

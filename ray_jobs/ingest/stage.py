@@ -4,7 +4,7 @@ import heapq
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -16,21 +16,21 @@ from pydantic import BaseModel
 from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Batch, Part, changed_parts, leave_out
-from perennial.lakehouse.raw import QUARANTINE, raw_schema, raw_table, read_references
+from perennial.lakehouse.raw import QUARANTINE, raw_table, read_references
 from perennial.lakehouse.staging import stage_rows
 from perennial.lakehouse.tables import current_snapshot_id
 from perennial.rules.batch import BatchCounts
-from perennial.rules.contract import check_block
 from perennial.rules.features import contract_hash, known_at
+from perennial.rules.schema import SchemaRefused
 from perennial.rules.unique import Around
 from perennial.spec.load import load_pipeline
 from perennial.spec.sources import Source
 from ray_jobs.ingest.chunks import PartsUnreadable
-from ray_jobs.ingest.kept import broken_rows, held_bytes, quarantine_rows, refused_rows
-from ray_jobs.ingest.read import read_parts, split_parts
+from ray_jobs.ingest.judge import StagedBlock, judge_parts
+from ray_jobs.ingest.kept import quarantine_rows
+from ray_jobs.ingest.read import split_parts
 from ray_jobs.ingest.repeated import Repeated, find_repeated, stage_fingerprints
 
-BLOCK_BYTES = 64 * 1024 * 1024
 FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
 
 
@@ -67,21 +67,6 @@ class StagedBatch(BaseModel, frozen=True):
     def published_rows(self) -> int:
         """Rows that its commit makes readable."""
         return 0 if self.refusal else self.counts.rows - self.counts.quarantined_rows
-
-
-@dataclass(frozen=True)
-class StagedBlock:
-    """A block's rows for `raw`, for quarantine, and what the contract found in it."""
-
-    good: pl.DataFrame
-    kept: pl.DataFrame
-    counts: BatchCounts
-    prints: pl.DataFrame | None
-
-    @property
-    def bytes(self) -> int:
-        """Memory of both halves."""
-        return int(self.good.estimated_size()) + held_bytes(self.kept)
 
 
 def stage(request: StageRequest) -> StagedBatch:
@@ -132,6 +117,8 @@ def _stage_once(request: StageRequest, source: Source, around: Around) -> list[d
     )
     # What the blocks report rides along with them: asking the dataset again would run the plan again.
     reports = list(written.take_all())
+    if refusals := [report["refused"] for report in reports if report["refused"]]:
+        raise SchemaRefused("\n".join(dict.fromkeys(refusals)))
     fault_point("files-written")
     return reports
 
@@ -176,31 +163,26 @@ class StageParts:
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
-        waiting: list[StagedBlock] = []
+        request, waiting = self.request, list[StagedBlock]()
+        source = load_pipeline(request.batch.pipeline, request.pipelines).source(request.batch.source)
         for hand in block["parts"].to_pylist():
+            parts = [self.parts[index] for index in hand]
             try:
-                for checked in self._check([self.parts[index] for index in hand]):
+                for checked in judge_parts(
+                    request.lake, request.batch.pipeline, source, parts, self.around, request.refused
+                ):
                     waiting.append(checked)
                     if sum(part.bytes for part in waiting) > FILE_BYTES:
                         yield self._write(waiting)
                         waiting = []
+            except SchemaRefused as refusal:  # handed on as a row: Ray would make a traceback of it
+                yield _report(refused=str(refusal))
+                return
             except PartsUnreadable as error:
                 yield _report(unreadable=json.dumps(error.reasons))
                 return  # nothing that was read beside them can be used
         if waiting:
             yield self._write(waiting)
-
-    def _check(self, parts: list[Part]) -> Iterator[StagedBlock]:
-        source = load_pipeline(self.request.batch.pipeline, self.request.pipelines).source(self.request.batch.source)
-        for rows, unreadable in read_parts(self.request.lake, source, parts, BLOCK_BYTES):
-            fault_point("read")
-            checked = check_block(source, rows, self.around)
-            counts = checked.joined_by(unreadable).counts
-            fault_point("transform")
-            if self.request.refused:
-                yield StagedBlock(checked.good.head(0), refused_rows(rows, checked, unreadable), counts, checked.prints)
-            else:
-                yield StagedBlock(checked.good, broken_rows(rows, checked, unreadable), counts, checked.prints)
 
     def _write(self, parts: list[StagedBlock]) -> pa.Table:
         request, batch = self.request, self.request.batch
@@ -224,7 +206,7 @@ class StageParts:
         )
         lake, table = request.lake, raw_table(request.lake, batch.pipeline, source.name)
         quarantine = lake.table(batch.pipeline, "quarantine")
-        published = stage_rows(lake, table, raw_schema(source), rows, batch.batch_id)
+        published = stage_rows(lake, table, None, rows, batch.batch_id)
         fault_point("files-half-written")
         prints = [part.prints for part in parts if part.prints is not None and not self.around.repeated]
         return _report(
@@ -236,7 +218,7 @@ class StageParts:
 
 
 def _report(**found: str) -> pa.Table:
-    nothing = {"prints": "", "rows": "", "quarantine": "", "unreadable": "{}"}
+    nothing = {"prints": "", "rows": "", "quarantine": "", "unreadable": "{}", "refused": ""}
     return pa.Table.from_pylist(
         [{**nothing, "counts": BatchCounts(rows=0, quarantined_rows=0).model_dump_json(), **found}]
     )

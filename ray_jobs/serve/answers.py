@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from pyiceberg.exceptions import NoSuchTableError
 
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.personal import open_pseudonyms
 from perennial.lakehouse.prediction_log import INSTANT, prediction_schema
+from perennial.lakehouse.raw import log_schema, raw_table
+from perennial.lakehouse.tables import read_columns
 from perennial.rules.features import compute_features, input_names, known_at
 from perennial.rules.joins import MOMENT, joined_columns
 from perennial.spec import AsOf, Join, Pipeline, Source
@@ -37,6 +40,11 @@ class Answers:
         self._joined = {join.source: _joined(pipeline, join) for join in pipeline.joins}
         self._example = _read_example(lake, pipeline, self._empty)
         entity = pipeline.entity_source
+        self._personal = [
+            *entity.personal,
+            *(f"{join.source}_{name}" for join in pipeline.joins for name in pipeline.source(join.source).personal),
+        ]
+        self._pseudonyms = open_pseudonyms(lake, pipeline.name) if self._personal else None
         identity = [*entity.key, *([entity.event_time] if entity.event_time else [])]
         self._identity = {name: _iceberg_type(self._empty[name]) for name in identity}
         self.log_schema = prediction_schema(self._identity, self.inputs)
@@ -44,7 +52,10 @@ class Answers:
     @property
     def example(self) -> dict[str, Any]:
         """A row that can be sent, as JSON."""
-        row = self._example.select(sorted(self.schema.required)).row(0, named=True)
+        example = self._example.with_columns(  # a caller sends the value, not the pseudonym that was ingested for it
+            pl.lit(f"<{name}>").alias(name) for name in self._pipeline.entity_source.personal
+        )
+        row = example.select(sorted(self.schema.required)).row(0, named=True)
         return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
 
     def compute(self, question: Question, serving: Serving, now: datetime) -> tuple[pl.DataFrame, NDArray[np.float64]]:
@@ -55,6 +66,8 @@ class Answers:
         """
         try:
             rows = pl.concat([self._empty, question.rows], how="diagonal")
+            if self._pseudonyms:
+                rows = self._pseudonyms.replace(rows, self._personal)
             for source in question.brought:  # what of a join no feature reads does not have to be sent
                 absent = {name: dtype for name, dtype in self._joined[source].items() if name not in rows.columns}
                 rows = rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items())
@@ -168,8 +181,9 @@ def _is_read(pipeline: Pipeline, inputs: list[str], columns: dict[str, Column], 
 def _read_example(lake: Lake, pipeline: Pipeline, empty: pl.DataFrame) -> pl.DataFrame:
     """One row as it was ingested; before anything was, one of zeros and empty strings."""
     try:
-        table = lake.catalog().load_table(lake.table(pipeline.name, f"raw_{pipeline.entity_source.name}"))
-        rows = pl.from_arrow(table.scan(limit=1, selected_fields=tuple(empty.columns)).to_arrow())
+        entity = pipeline.entity_source
+        identifier = raw_table(lake, pipeline.name, entity.name)
+        rows = pl.from_arrow(read_columns(lake, identifier, log_schema(entity), limit=1))
         assert isinstance(rows, pl.DataFrame)
         if rows.height:
             return rows.select(pl.col(name).cast(dtype) for name, dtype in empty.schema.items())

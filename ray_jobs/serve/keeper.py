@@ -14,10 +14,11 @@ import polars as pl
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.raw import log_schema
 from perennial.lakehouse.registry import ModelVersion, read_version
 from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.stages import Stage, champion_stage
-from perennial.lakehouse.tables import current_snapshot_id, read_snapshot
+from perennial.lakehouse.tables import current_snapshot_id, read_columns
 from perennial.rules.scoring import Scorer
 from perennial.spec import Pipeline
 
@@ -169,7 +170,8 @@ class Keeper:
                     "ingested. Run ingest for it."
                 )
             if name not in held or held[name].snapshot_id != snapshot_id:
-                rows = pl.from_arrow(read_snapshot(self._lake, identifier, snapshot_id))
+                schema = log_schema(self._pipeline.source(name), "_known_at")
+                rows = pl.from_arrow(read_columns(self._lake, identifier, schema, snapshot_id))
                 assert isinstance(rows, pl.DataFrame)
                 newer[name] = Held(rows, snapshot_id, datetime.now(UTC))
         return {**held, **newer} if newer else held

@@ -157,7 +157,7 @@ def test_secrets_are_generated_once_for_this_user_only_and_are_no_arguments(sett
     up(settings, QUICK)
     files = sorted(settings.secrets.iterdir())
     before = [file.read_text() for file in files]
-    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 4
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 5
     up(settings, QUICK)
     assert [file.read_text() for file in files] == before
     arguments = " ".join(word for part in stack_parts(settings) for word in part.argv)

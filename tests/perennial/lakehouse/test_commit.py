@@ -18,7 +18,8 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import POSITION, PositionMoved, expect_position, plan_batch, position_after
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.sources.files import FilePart
-from perennial.lakehouse.tables import SchemaChanged, ensure_table, read_snapshot, write_files
+from perennial.lakehouse.tables import ensure_table, read_snapshot, write_files
+from perennial.rules.schema import SchemaRefused
 from tests.conftest import on_postgres
 from tests.shop import NOON, orders, put, shop
 
@@ -218,5 +219,5 @@ def test_a_column_may_be_added_and_must_keep_its_type(any_lake: Lake) -> None:
     ensure_table(any_lake, any_lake.table("shop", "numbers"), pa.schema([*NUMBERS, ("word", pa.string())]))
     append(any_lake, "b", 2)
     assert stored(any_lake) == [1, 2]
-    with pytest.raises(SchemaChanged, match=r"number: int64 in the table, string now.*Nothing was changed"):
+    with pytest.raises(SchemaRefused, match=r"Nothing was changed(?s:.)*number +long +string +other type"):
         ensure_table(any_lake, any_lake.table("shop", "numbers"), pa.schema([("number", pa.string())]))

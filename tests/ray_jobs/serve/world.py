@@ -19,9 +19,10 @@ from perennial.lakehouse.artifacts import (
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.decisions import Decision, record_decision
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.raw import log_schema, raw_table
 from perennial.lakehouse.registry import ModelVersion, register_version
 from perennial.lakehouse.scorers import dump_tensors
-from perennial.lakehouse.tables import ensure_table
+from perennial.lakehouse.tables import ensure_table, read_columns
 from perennial.rules.description import Architecture, ModelDescription
 from perennial.rules.features import compute_features, feature_code_hash, input_names, known_at
 from perennial.rules.network import TabularNet
@@ -137,8 +138,7 @@ def promote(lake: Lake, pipeline: str, version: int) -> None:
 
 
 def _read(lake: Lake, pipeline: Pipeline, name: str) -> pl.DataFrame:
-    from perennial.lakehouse.tables import read_snapshot
-
-    rows = pl.from_arrow(read_snapshot(lake, lake.table(pipeline.name, f"raw_{name}")))
+    schema = log_schema(pipeline.source(name), "_known_at")
+    rows = pl.from_arrow(read_columns(lake, raw_table(lake, pipeline.name, name), schema))
     assert isinstance(rows, pl.DataFrame)
     return rows
