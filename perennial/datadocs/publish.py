@@ -53,7 +53,7 @@ def publish_pages(lake: Lake, pipeline: Pipeline, source: Source, runs: str | No
         return None
     rows = read_batches(lake, pipeline.name, source.name, BATCHES)
     origin = _origin(lake, pipeline, runs)
-    sensitive = frozenset(source.sensitive)
+    sensitive = {*source.sensitive, *source.personal}
     chosen = choose_examples(
         read_failing(lake, pipeline.name, source.name, rows), sensitive, contract_columns(source), _check_names(rows)
     )

@@ -23,8 +23,13 @@ NUMBERS = pa.schema([("number", pa.int64())])  # what raw holds is of no matter 
 @pytest.fixture
 def secretive(tmp_path: Path) -> Pipeline:
     """The shop, where nobody may see which product was ordered."""
-    text = FILE.replace("error_budget_share=0.5", 'error_budget_share=0.5, sensitive=["product"]')
-    return load_pipeline("shop", write_shop(tmp_path / "pipelines", text))
+    return shop_where(tmp_path, 'sensitive=["product"]')
+
+
+def shop_where(folder: Path, declared: str) -> Pipeline:
+    text = FILE.replace("error_budget_share=0.5", f"error_budget_share=0.5, {declared}")
+    text = text.replace('key=["product"],', f'key=["product"], {declared},')  # prices are joined by it
+    return load_pipeline("shop", write_shop(folder / "pipelines", text))
 
 
 def bring(lake: Lake, number: int, rows: list[tuple[str, list[str]]], verdict: Verdict = "published") -> str:
@@ -88,9 +93,11 @@ def test_a_page_is_made_for_a_new_batch_only(lake: Lake, secretive: Pipeline) ->
     assert "no batch yet" in index
 
 
-def test_sensitive_values_and_fields_of_no_contract_reach_no_page(lake: Lake, secretive: Pipeline) -> None:
+@pytest.mark.parametrize("word", ["sensitive", "personal"])
+def test_hidden_values_and_fields_of_no_contract_reach_no_page(lake: Lake, tmp_path: Path, word: str) -> None:
     bring(lake, 1, [("a secret product", ["product:str_matches(^[a-z]+$)"])])
-    publish_pages(lake, secretive, secretive.source("orders"), None)
+    pipeline = shop_where(tmp_path, f'{word}=["product"]')
+    publish_pages(lake, pipeline, pipeline.source("orders"), None)
     page = read(lake, "orders")
     assert "secret" not in page
     assert "of no contract" not in page
