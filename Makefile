@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test bench-validation bench-commits lint clean
+.PHONY: help setup lock up down status deploy land run demo test bench-validation bench-commits chaos-ingest lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -76,6 +76,9 @@ bench-validation: setup ## Twelve rules as a contract and as one select by hand,
 
 bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql)
 	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
+
+chaos-ingest: setup ## Break ingest in every way we know, at length (docs/reliability.md); CHAOS="-k kill" for a part
+	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest tests/chaos $(CHAOS)
 
 lint: setup ## Style, types and the directions of imports
 	@$(BIN)/ruff check .

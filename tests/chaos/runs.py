@@ -1,0 +1,119 @@
+"""Runs of `ingest` that may be killed: children of a process that has imported everything and touched nothing.
+
+What runs is the flow's own code in its own order; its tasks' functions stand in for the tasks, because a task run
+wants a Prefect server. Importing takes seconds, so children are forked off a server that has imported and has opened
+neither Ray nor S3 nor a catalog, none of which survives a fork.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+import psutil
+from prefect.logging.loggers import disable_run_logger
+from prefect.tasks import Task
+
+import flows.ingest as flow
+import ray_jobs.ingest.stage as staging  # imported before children fork; the task imports it when it runs
+from flows.settings import Settings
+from tasks.lakehouse import plan_batch, stage_batch
+from tasks.refusal import BatchRefused
+from tests.shop import NOON
+
+IN_WORKERS = ("read", "transform", "files-half-written")
+ON_RAY = (*IN_WORKERS, "files-written")
+_server = get_context("forkserver")
+_server.set_forkserver_preload([__name__])
+
+
+@contextmanager
+def below_prefect(**instead: Callable[..., Any]) -> Iterator[None]:
+    """`flows.ingest` with its tasks' functions; `instead` replaces some of them."""
+    tasks = {name: task for name, task in vars(flow).items() if isinstance(task, Task)}
+    shown = {name: _show_nothing for name in tasks if name.startswith("show_")}  # artifacts are the server's
+    vars(flow).update({name: task.fn for name, task in tasks.items()} | shown | instead)
+    try:
+        with disable_run_logger():
+            yield
+    finally:
+        vars(flow).update(tasks)
+
+
+def run(settings: Settings, **instead: Callable[..., Any]) -> bool:
+    """An ordinary run; whether it brought a batch in, to `raw` or, refused, to `quarantine`."""
+    with below_prefect(**instead):
+        try:
+            return any(flow.ingest.fn("shop", "orders", NOON, settings=settings).values())
+        except BatchRefused:
+            return True
+
+
+def stage_ahead(settings: Settings) -> str:
+    """Plan and stage what is new, as a run does; the staged batch as JSON, for a child to publish."""
+    with disable_run_logger():
+        batch = plan_batch.fn(settings.lake, settings.pipelines_dir, "shop", "orders", NOON)
+        staged = stage_batch.fn(settings.compute, settings.lake, settings.pipelines_dir, batch)
+    return str(staged.model_dump_json())
+
+
+def start(settings: Settings, fault: str = "", staged: str = "", sent: str = "SIGKILL") -> ForkServerProcess:
+    """Start a child that runs `ingest`.
+
+    Args:
+        fault: where it meets its end, as `PERENNIAL_FAULT`.
+        staged: a batch staged ahead: the child plans the same one and publishes this, without Ray.
+        sent: the signal it meets there.
+    """
+    return spawn(_ingest, settings, fault, staged, sent)
+
+
+def spawn(work: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """Start a child that does some work."""
+    child = _server.Process(target=work, args=arguments)
+    child.start()
+    return child
+
+
+def _ingest(settings: Settings, fault: str, staged: str, sent: str) -> None:
+    os.environ.update(PERENNIAL_FAULT=fault, PERENNIAL_FAULT_SIGNAL=sent)
+    if staged:
+        batch = staging.StagedBatch.model_validate_json(staged)
+        run(settings, stage_batch=lambda *_: batch)
+        return
+    import ray
+
+    # a worker gets its environment from Ray's daemon and not from its driver
+    passed = {"PERENNIAL_FAULT": fault, "PERENNIAL_FAULT_DRIVER": str(os.getpid())}
+    ray.init(
+        address=settings.compute.ray_address,
+        namespace="perennial",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": passed} if fault.partition("@")[0] in IN_WORKERS else None,
+    )
+    run(settings)
+
+
+def wait_until_stopped(child: ForkServerProcess, seconds: float = 60) -> bool:
+    """Whether the child stopped itself; False when it ended before it reached the place."""
+    assert child.pid
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(child.pid).status() == psutil.STATUS_STOPPED:
+                return True
+        except psutil.NoSuchProcess:
+            return False
+        if not child.is_alive():
+            return False
+        time.sleep(0.005)
+    raise TimeoutError(f"child {child.pid} neither stopped nor ended within {seconds} s")
+
+
+def _show_nothing(*_: object) -> None:
+    pass

@@ -1,0 +1,77 @@
+"""`kill -9` of `ingest`, at every fault point and at any instant; then the next ordinary run, without help."""
+
+import signal
+import time
+
+import pytest
+
+from perennial.faults import POINTS
+from tests.chaos.conftest import LONG, Tally, WorldOn, catalogs, long_or
+from tests.chaos.runs import ON_RAY, run, stage_ahead, start
+from tests.chaos.world import World
+
+REACHED = {"read": 3, "transform": 3, "metadata-written": 2, "swapped": 2, "clean-up": 2}  # times in most runs
+PLACES = [(point, catalog) for n, point in enumerate(POINTS) for catalog in catalogs(("sqlite", "postgresql")[n % 2])]
+JOIN_SECONDS = 120
+
+
+def kill_at(world: World, fault: str, whole: bool) -> bool:
+    """A run that is to die at a fault point; whether it reached it."""
+    child = start(world.settings, fault, "" if whole else stage_ahead(world.settings))
+    child.join(JOIN_SECONDS)
+    assert child.exitcode in (0, -signal.SIGKILL), f"the run ended by itself with {child.exitcode}"
+    return child.exitcode != 0
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("point", "catalog"), PLACES)
+def test_killed_at(point: str, catalog: str, world_on: WorldOn, tally: Tally) -> None:
+    world = world_on(catalog)
+    if point == "clean-up":
+        while not world.table("quarantine"):
+            world.arrive()
+            run(world.settings)
+        world.delete_old_metadata_at_every_commit()
+    while tally.faults < long_or(1, 20):
+        # the first run makes the tables: with the files staged ahead, that could not be hit
+        first = point == "metadata-written" and tally.rounds == 0
+        world.arrive()
+        nth = 1 if first or not LONG else world.random.randint(1, REACHED.get(point, 1))
+        struck = kill_at(world, f"{point}@{nth}", whole=point in ON_RAY or first)
+        run(world.settings)
+        tally.add(struck, world.check())
+        assert tally.rounds < 100, f"{point} is hardly ever reached"
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("catalog", catalogs("sqlite"))
+def test_killed_at_any_instant(catalog: str, world_on: WorldOn, tally: Tally) -> None:
+    world = world_on(catalog)
+    world.arrive()
+    started = time.monotonic()
+    start(world.settings).join(JOIN_SECONDS)
+    whole_run = time.monotonic() - started
+    for _ in range(long_or(1, 100)):
+        world.arrive()
+        child = start(world.settings)
+        child.join(world.random.uniform(0, whole_run))
+        struck = child.is_alive()
+        child.kill()
+        child.join()
+        run(world.settings)
+        tally.add(struck, world.check())
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("catalog", catalogs("postgresql"))
+def test_two_runs_at_once_while_files_arrive(catalog: str, world_on: WorldOn, tally: Tally) -> None:
+    world = world_on(catalog)
+    for _ in range(long_or(1, 20)):
+        world.arrive()
+        children = [start(world.settings), start(world.settings)]
+        while any(child.is_alive() for child in children):
+            world.arrive(1, renew=False)
+            time.sleep(world.random.uniform(0, 0.3))
+        assert [child.exitcode for child in children] == [0, 0]
+        run(world.settings)
+        tally.add(0, world.check())
