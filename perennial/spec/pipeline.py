@@ -11,7 +11,7 @@ from perennial.spec.sources import Join, Label, Source
 from perennial.spec.upkeep import Upkeep
 
 FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
-SCHEDULABLE = ("ingest", "log_predictions", "maintain", "monitor")
+SCHEDULABLE = ("ingest", "log_predictions", "maintain", "monitor", "stream")
 
 
 @dataclass(frozen=True)
