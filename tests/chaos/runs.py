@@ -28,7 +28,6 @@ from tests.shop import NOON
 IN_WORKERS = ("read", "transform", "files-half-written")
 ON_RAY = (*IN_WORKERS, "files-written")
 _server = get_context("forkserver")
-_server.set_forkserver_preload([__name__])
 
 
 @contextmanager
@@ -74,6 +73,8 @@ def start(settings: Settings, fault: str = "", staged: str = "", sent: str = "SI
 
 def spawn(work: Callable[..., None], *arguments: object) -> ForkServerProcess:
     """Start a child that does some work."""
+    # said here and not at import: one server serves a whole test session, and the last to speak before it starts is heard
+    _server.set_forkserver_preload([__name__])
     child = _server.Process(target=work, args=arguments)
     child.start()
     return child
