@@ -55,13 +55,13 @@ def test_a_decision_is_acted_on_once_and_ends_as_a_row(settings: Settings, lake:
     ingest("shop", as_of=MONDAY, settings=settings)
     decide(lake, "may")
 
-    assert retrain("shop", "may", settings) == "inconclusive"  # 120 labelled rows cannot tell
+    assert retrain("shop", "may", settings) == "inconclusive"  # 121 labelled rows cannot tell
     assert retrain("shop", "may", settings) == "already claimed"
 
     ended = read_decisions(lake, "shop").filter(kind="retrain").row(0, named=True)
     assert read_decisions(lake, "shop")["kind"].sort().to_list() == ["claim", "monitor", "promotion", "retrain"]
     assert (ended["decision_id"], ended["version"], ended["verdict"]) == ("may", 1, "inconclusive")
-    assert '"rows": 120' in ended["evidence"]
+    assert '"rows": 121' in ended["evidence"]
     assert [version.reason for version in read_versions(lake, "shop")] == ["worse"]
 
 
