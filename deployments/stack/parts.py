@@ -19,9 +19,9 @@ from deployments.stack.environment import (
 )
 from flows.settings import LOOPBACK, Settings
 
-REPORTS_POLICY = (  # Evidently's pages carry their scripts inside; they get no network and no origin
-    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' "
-    "blob: data:; style-src 'unsafe-inline'; img-src 'self' data: blob:; font-src data:; frame-ancestors 'none'"
+REPORTS_POLICY = (  # every page brings a stricter one of its own; whatever else lies there gets no network and no origin
+    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; frame-ancestors 'none'"
 )
 
 
