@@ -69,7 +69,7 @@ def _sentence(compared: "Compared") -> str:
     if after is None:
         return f"{seen.metric} of {seen.pipeline} by month; version {seen.baseline_version} served throughout"
     return (
-        f"{seen.metric} of {seen.pipeline} by month; mean gain of {len(after.months)} months from the first promotion on "
+        f"{seen.metric} of {seen.pipeline} by month; mean gain since the first promotion ({', '.join(after.months)}) "
         f"{after.gain:+.4f}, 95% interval {after.low:+.4f} to {after.high:+.4f}"
     )
 

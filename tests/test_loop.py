@@ -17,11 +17,12 @@ from deployments.demo.client import month_start
 from flows.build_features import build_features
 from flows.ingest import ingest
 from flows.promote import promote
+from flows.retrain import retrain
 from flows.roll_out import roll_out
 from flows.score import score
 from flows.settings import ROOT, Settings
 from flows.train import train
-from perennial.lakehouse.decisions import read_decisions
+from perennial.lakehouse.decisions import Decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import champion
 from perennial.lakehouse.tables import read_snapshot
@@ -160,24 +161,36 @@ def test_the_api_page_needs_no_network(once_round: Round) -> None:
     assert once_round.client.get("/openapi.json").json()["openapi"].startswith("3.0")
 
 
-def test_a_version_is_trained_while_another_serves_on_two_cores(once_round: Round) -> None:
+def test_a_decision_retrains_once_while_another_version_serves_on_two_cores(once_round: Round) -> None:
     row = {k: v for k, v in data.month_of_flights(1).row(0, named=True).items() if k != "scheduled_at"}
     body = {"rows": [{**row, "scheduled_at": "2013-01-20T12:00:00Z"}]}
     statuses: list[int] = []
-    trained = Event()
+    ended = Event()
 
     def ask() -> None:
-        while not trained.wait(0.2):
+        while not ended.wait(0.2):
             statuses.append(once_round.client.post("/predict", json=body).status_code)
 
+    record_decision(
+        once_round.lake,
+        Decision(
+            decision_id="drift", pipeline="flights", kind="monitor", verdict="retrain", reason="drift",
+            as_of=END - timedelta(days=1),
+        ),
+    )  # fmt: skip
     asking = Thread(target=ask)
     asking.start()
     try:
-        moment = END - timedelta(days=1)
-        build_features("flights", moment, settings=once_round.settings)
-        assert train("flights", moment, "a test", settings=once_round.settings) == once_round.version + 1
+        verdict = retrain("flights", "drift", once_round.settings)
     finally:
-        trained.set()
+        ended.set()
         asking.join()
     assert len(statuses) > 10
     assert set(statuses) == {200}
+
+    assert retrain("flights", "drift", once_round.settings) == "already claimed"
+    rows = read_decisions(once_round.lake, "flights").filter(decision_id="drift")
+    assert sorted(rows["kind"]) == ["claim", "monitor", "retrain"]
+    end = rows.filter(kind="retrain").row(0, named=True)
+    assert (end["version"], end["verdict"]) == (once_round.version + 1, verdict)
+    assert '"challenger"' in end["evidence"]

@@ -108,7 +108,7 @@ def _summary(performance: Performance) -> str:
     if mean is None:
         return "No retrained version was promoted in these months."
     return (
-        f"Mean of the {len(mean.months)} months since the first retrained version served: [bold]{mean.gain:+.4f}[/bold] over the "
+        f"Since the first retrained version served ({', '.join(mean.months)}): [bold]{mean.gain:+.4f}[/bold] mean ROC AUC over the "
         f"model that was never retrained (paired 95% interval {mean.low:+.4f} to {mean.high:+.4f}, {mean.rows:,} flights)."
     )
 
