@@ -67,9 +67,11 @@ demo: setup ## The whole loop on real data (MONTHS=12 for the whole year); the s
 
 test: setup ## Everything: packages the tests need, lint, types, tests
 	@.ci/packages
-	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory -j2 lint pytest
 	@.ci/packages --remind
+
+pytest: setup # beside lint in `make test`: the tests wait more than they compute
+	@$(BIN)/python -m pytest
 
 bench-validation: setup ## Twelve rules as a contract and as one select by hand, side by side
 	@$(BIN)/python -m benchmarks.validation

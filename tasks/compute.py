@@ -21,6 +21,9 @@ Result = TypeVar("Result", bound=BaseModel)
 POLL_SECONDS = 1.0
 CLOCK_FIELDS = {"committed_at"}  # of a request: a restarted run asks for the same work at a later time
 
+for _ours in ("perennial", "ray_jobs"):  # PREFECT_LOGGING_EXTRA_LOGGERS sends them to the run's log; the root's level
+    logging.getLogger(_ours).setLevel(logging.INFO)  # would hold back their progress: epochs, waits
+
 
 class Compute(BaseModel, frozen=True):
     """Where Ray is. `jobs_address`: the Jobs API of a remote cluster; None: this machine's head, at `ray_address`."""
