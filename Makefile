@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test bench-validation bench-commits chaos-ingest lint clean
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits chaos-ingest lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
