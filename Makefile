@@ -44,6 +44,7 @@ lock: setup ## Resolve the dependencies again and write the locks
 
 up: setup ## Start the local stack; what runs already is left alone
 	@$(STACK) up
+	@$(STACK) run -- $(abspath $(BIN))/python -m deployments.endpoints
 
 down: setup ## Stop exactly what `make up` started; the data stays
 	@$(STACK) down

@@ -56,12 +56,12 @@ class Loop:
     def bootstrap(self) -> None:
         """Ingest January to March, build features, train, promote and roll out the first version."""
         first, end = month_start(1), month_start(BOOTSTRAP_MONTHS + 1)
-        if champion(self.lake, PIPELINE):
+        if serving := champion(self.lake, PIPELINE):
             with self.step("bootstrap") as (say, _):
-                run_flow(
-                    self.settings, "log_predictions", pipeline=PIPELINE
-                )  # answers a stopped demo had not committed
-                say("done by an earlier demo")
+                # A demo may have been killed before its endpoint answered, and `make down` stopped the endpoint.
+                run_flow(self.settings, "roll_out", pipeline=PIPELINE, version=serving.version, as_of=serving.as_of)
+                run_flow(self.settings, "log_predictions", pipeline=PIPELINE)  # what a stopped demo had not committed
+                say(f"done by an earlier demo; version {serving.version} serves")
             return
         with self.step("ingest January to March") as (say, _):
             landed = data.land_dimensions(self.lake)
