@@ -74,6 +74,12 @@ test: setup ## Everything: packages the tests need, lint, types, tests
 pytest: setup # beside lint in `make test`: the tests wait more than they compute
 	@$(BIN)/python -m pytest
 
+# Peers that benchmarks stand beside, each group in an environment of its own: they move what the stack has pinned.
+peers-%: requirements/peers-%.txt # make peers-data: requirements/peers-data.txt into .venv-peers-data
+	@cmp -s $< .venv-peers-$*/installed.txt || { \
+		echo "Installing the peers of $< into .venv-peers-$*" && rm -rf .venv-peers-$* && $(PYTHON) -m venv .venv-peers-$* && \
+		.venv-peers-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $< && cp $< .venv-peers-$*/installed.txt; }
+
 bench-validation: setup ## Twelve rules as a contract and as one select by hand, side by side
 	@$(BIN)/python -m benchmarks.validation
 
