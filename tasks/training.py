@@ -42,6 +42,7 @@ class TrainingPlan(BaseModel, frozen=True):
     as_of: datetime
     feature_code_hash: str
     contract_hash: str
+    code_hash: str
     seed: int
     reason: str
 
@@ -69,6 +70,7 @@ def plan_training(lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, r
         features_snapshot_id=snapshot_id,
         as_of=as_of,
         feature_code_hash=feature_code_hash(declared),
+        code_hash=code_hash,
         contract_hash=json.dumps({source.name: contract_hash(source) for source in declared.sources}),
         seed=declared.model.seed,
         reason=reason,
@@ -114,7 +116,9 @@ def register_trained(lake: Lake, plan: TrainingPlan, trained: "TrainedModel") ->
         validation_rows=trained.validation_rows,
         holdout_rows=trained.holdout_rows,
         row_hash=trained.row_hash,
+        holdout_row_hash=trained.holdout_row_hash,
         contract_hash=plan.contract_hash,
+        code_hash=plan.code_hash,
         feature_code_hash=plan.feature_code_hash,
         seed=plan.seed,
         params=json.dumps(trained.params),

@@ -17,12 +17,14 @@ from pydantic import BaseModel, Field, ValidationError
 from perennial.lakehouse.lake import Lake
 
 MANIFEST = "manifest.json"
-WEIGHTS, MODEL, METRICS, GOLDEN, REFERENCE = (
+WEIGHTS, MODEL, METRICS, GOLDEN, REFERENCE, ENVIRONMENT, PIPELINE = (
     "weights.safetensors",
     "model.json",
     "metrics.json",
     "golden.parquet",
     "reference.parquet",
+    "environment.json",
+    "pipeline.txt",
 )
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 

@@ -27,7 +27,10 @@ class ModelVersion(BaseModel, frozen=True):
         version: 1, 2, 3 ... within the pipeline; 0 until it is registered.
         training_key: the same key is the same training: registering it again returns the version there is.
         artifact_id: names the files on S3; `manifest_sha256` makes them these files and no others.
-        row_hash: SHA-256 over the training rows, in their order.
+        row_hash: SHA-256 over the training and validation rows, in their order; `holdout_row_hash`: over the holdout's.
+        code_hash: of all that decides what a model sees: features, joins, label and contracts; `feature_code_hash` and
+            `contract_hash` are its parts.
+        lock_hash: of everything installed; the artifact's `environment.json` names it.
         metrics: JSON: metric -> {value, low, high} on the holdout rows, and what else training measured.
         parent_version: the champion when it was trained.
         holdout_start: first event time that was kept from training; the training window ends there.
@@ -44,8 +47,10 @@ class ModelVersion(BaseModel, frozen=True):
     validation_rows: int
     holdout_rows: int
     row_hash: str
+    holdout_row_hash: str | None = None
     contract_hash: str
     feature_code_hash: str
+    code_hash: str | None = None
     seed: int
     params: str
     metrics: str
@@ -70,6 +75,7 @@ class NoSuchVersion(LookupError):
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
+    str | None: pa.string(),
     int: pa.int64(),
     int | None: pa.int64(),
     datetime: pa.timestamp("us", "UTC"),

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from perennial.rules.tabular import InputKind, Preprocessing
 
@@ -19,6 +19,7 @@ class ModelDescription(BaseModel, frozen=True):
     """Everything of a model but its weights, as `model.json` holds it.
 
     Args:
+        threshold: probability from which a row is decided positive: the best F1 on the rows that stopped training.
         target_center: mean of the training labels; 0 for a binary target.
         target_scale: their standard deviation: a regression network answers in units of it.
     """
@@ -27,6 +28,7 @@ class ModelDescription(BaseModel, frozen=True):
     task: Literal["binary", "regression"]
     architecture: Architecture
     preprocessing: Preprocessing
+    threshold: float = Field(0.5, ge=0, le=1)
     target_center: float = 0.0
     target_scale: float = 1.0
 

@@ -1,14 +1,45 @@
-"""Metrics of a model's scores, and paired bootstrap intervals for the difference between two models. numpy only."""
+"""Metrics of a model's scores, and paired bootstrap intervals for the difference between two models. numpy only.
 
-from collections.abc import Callable, Sequence
+Scores are (n,): probabilities of the positive class, or values; or (n, k): probabilities of k classes, the labels being
+positions of classes. ROC AUC, PR AUC, precision, recall and F1 of several classes are means over the classes, each
+against the rest (macro).
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from perennial.rules import weighted
+from perennial.rules.weighted import Floats, Weighted
+
 CHUNK_CELLS = 4_000_000  # resampled weights held at once: 32 MB
-SMALLEST_PROBABILITY = 1e-15
+METRICS: dict[str, tuple[str, ...]] = {
+    "binary": (
+        *("roc_auc", "pr_auc", "log_loss", "brier", "calibration_error"),
+        *("accuracy", "precision", "recall", "f1"),
+    ),
+    "regression": ("rmse", "mae", "quantile_loss"),
+}
+METRICS["multiclass"] = METRICS["binary"]
+"""What is told of a model, by its task; the first is what promotion goes by unless the pipeline says otherwise."""
+
+HIGHER_IS_BETTER = frozenset(("roc_auc", "pr_auc", "accuracy", "precision", "recall", "f1"))
+_AT_THRESHOLD = frozenset(("accuracy", "precision", "recall", "f1"))
+_METRICS: dict[str, Weighted] = {
+    "roc_auc": weighted.macro(weighted.roc_auc),
+    "pr_auc": weighted.macro(weighted.pr_auc),
+    "log_loss": weighted.log_loss,
+    "brier": weighted.brier,
+    "calibration_error": weighted.calibration_error,
+    "accuracy": weighted.accuracy,
+    "precision": weighted.macro_decided(weighted.precision),
+    "recall": weighted.macro_decided(weighted.recall),
+    "f1": weighted.macro_decided(weighted.f1),
+    "rmse": weighted.rmse,
+    "mae": weighted.mae,
+}
 
 
 class Interval(NamedTuple):
@@ -19,23 +50,57 @@ class Interval(NamedTuple):
     high: float
 
 
-def higher_is_better(metric: str) -> bool:
+class Measure(NamedTuple):
+    """A metric with what it depends on.
+
+    Args:
+        threshold: probability from which a row is decided positive: accuracy, precision, recall, F1 of two classes.
+        quantile: of `quantile_loss`, in (0, 1).
+    """
+
+    name: str
+    threshold: float = 0.5
+    quantile: float = 0.5
+
+    def of(self, y: Floats, scores: Floats, weights: Floats) -> Floats:
+        """(rounds,): the metric for each weighting of the rows; NaN where it is undefined or a score is no number."""
+        if self.name != "quantile_loss" and self.name not in _METRICS:
+            raise ValueError(f"unknown metric {self.name!r}; there are {sorted([*_METRICS, 'quantile_loss'])}")
+        if not len(y) or np.isnan(scores).any():
+            return np.full(len(weights), np.nan)
+        if self.name in _AT_THRESHOLD and scores.ndim == 1:
+            scores = (scores >= self.threshold).astype(np.float64)
+        elif self.name == "accuracy":
+            scores = scores.argmax(axis=1).astype(np.float64)
+        function = weighted.quantile_loss(self.quantile) if self.name == "quantile_loss" else _METRICS[self.name]
+        return function(y, scores, weights)
+
+
+Metric = str | Measure
+
+
+def measure(metric: Metric) -> Measure:
+    """A metric by its name alone is at threshold and quantile 0.5."""
+    return Measure(metric) if isinstance(metric, str) else metric
+
+
+def higher_is_better(metric: Metric) -> bool:
     """Whether a larger value of `metric` is a better model."""
-    _metric(metric)
-    return metric == "roc_auc"
+    name = measure(metric).name
+    if name != "quantile_loss" and name not in _METRICS:
+        raise ValueError(f"unknown metric {name!r}; there are {sorted([*_METRICS, 'quantile_loss'])}")
+    return name in HIGHER_IS_BETTER
 
 
-def gain(metric: str, challenger: float, champion: float) -> float:
+def gain(metric: Metric, challenger: float, champion: float) -> float:
     """How much better the challenger is, in the metric's unit: positive is better for every metric."""
     return challenger - champion if higher_is_better(metric) else champion - challenger
 
 
-def evaluate(metric: str, y: ArrayLike, scores: ArrayLike) -> float:
-    """The metric by name; NaN where it is undefined: no rows, or ROC AUC with one class only."""
+def evaluate(metric: Metric, y: ArrayLike, scores: ArrayLike) -> float:
+    """The metric; NaN where it is undefined: no rows, a score that is no number, or ROC AUC with one class only."""
     truth, scored = _pair(y, scores)
-    if not len(truth):
-        return float("nan")
-    return float(_metric(metric)(truth, scored, np.ones((1, len(truth))))[0])
+    return float(measure(metric).of(truth, scored, np.ones((1, len(truth))))[0])
 
 
 def roc_auc(y: ArrayLike, scores: ArrayLike) -> float:
@@ -72,16 +137,41 @@ def mae(y: ArrayLike, scores: ArrayLike) -> float:
     return evaluate("mae", y, scores)
 
 
-def bootstrap(metric: str, y: ArrayLike, scores: ArrayLike, *, seed: int = 0, rounds: int = 200) -> Interval:
-    """The metric with its interval: rows drawn with replacement `rounds` times."""
+def best_threshold(y: ArrayLike, scores: ArrayLike) -> float:
+    """The probability to decide from, for the highest F1 on these rows; 0.5 where they are of one class or none.
+
+    Halfway between two neighbouring scores, so that a row whose score moves in the last digit is decided alike.
+    """
     truth, scored = _pair(y, scores)
-    function = _metric(metric)
-    drawn = [function(truth, scored, weights) for weights in _weights(len(truth), seed, rounds)]
-    return _interval(evaluate(metric, truth, scored), drawn)
+    if not len(truth) or truth.min() == truth.max() or np.isnan(scored).any():
+        return 0.5
+    order = np.argsort(-scored, kind="stable")
+    sorted_scores, hits = scored[order], np.cumsum(truth[order])
+    last = np.flatnonzero(np.diff(sorted_scores, append=-np.inf))  # the last row of each score, falling
+    f1 = 2 * hits[last] / (last + 1 + truth.sum())
+    at = last[int(np.argmax(f1))]
+    below = sorted_scores[at + 1] if at + 1 < len(truth) else 0.0
+    return float((sorted_scores[at] + below) / 2)
+
+
+def bootstrap(metric: Metric, y: ArrayLike, scores: ArrayLike, *, seed: int = 0, rounds: int = 200) -> Interval:
+    """The metric with its interval: rows drawn with replacement `rounds` times."""
+    return bootstrap_each([metric], y, scores, seed=seed, rounds=rounds)[0]
+
+
+def bootstrap_each(
+    metrics: Sequence[Metric], y: ArrayLike, scores: ArrayLike, *, seed: int = 0, rounds: int = 200
+) -> list[Interval]:
+    """Several metrics of the same scores with their intervals, all of them on the same draws."""
+    truth, scored = _pair(y, scores)
+    measures = [measure(metric) for metric in metrics]
+    drawn = [np.stack([m.of(truth, scored, w) for m in measures]) for w in _weights(len(truth), seed, rounds)]
+    all_drawn = np.concatenate(drawn, axis=1) if drawn else np.empty((len(measures), 0))
+    return [interval(evaluate(m, truth, scored), values) for m, values in zip(measures, all_drawn, strict=True)]
 
 
 def paired_bootstrap(
-    metric: str, y: ArrayLike, a: ArrayLike, b: ArrayLike, *, seed: int = 0, rounds: int = 500
+    metric: Metric, y: ArrayLike, a: ArrayLike, b: ArrayLike, *, seed: int = 0, rounds: int = 500
 ) -> Interval:
     """`metric(a) - metric(b)` on the same rows, with its interval: both models see every draw.
 
@@ -91,94 +181,53 @@ def paired_bootstrap(
 
 
 def paired_bootstrap_by_group(
-    metric: str, groups: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], *, seed: int = 0, rounds: int = 500
+    metric: Metric, groups: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], *, seed: int = 0, rounds: int = 500
 ) -> Interval:
     """The mean over groups (months, say) of `metric(a) - metric(b)`, rows drawn with replacement within each group.
 
     Args:
         groups: labels, scores a and scores b of every group; a group counts once however many rows it has.
     """
-    function = _metric(metric)
+    found = measure(metric)
     values: list[float] = []
     drawn: list[Floats] = []
     for number, (y, a, b) in enumerate(groups):
         truth, first = _pair(y, a)
         _, second = _pair(y, b)
-        values.append(evaluate(metric, truth, first) - evaluate(metric, truth, second))
+        values.append(evaluate(found, truth, first) - evaluate(found, truth, second))
         differences = [
-            function(truth, first, weights) - function(truth, second, weights)
+            found.of(truth, first, weights) - found.of(truth, second, weights)
             for weights in _weights(len(truth), seed + number, rounds)
         ]
         drawn.append(np.concatenate(differences) if differences else np.full(rounds, np.nan))
     if not values:
         return Interval(float("nan"), float("nan"), float("nan"))
-    return _interval(float(np.mean(values)), [np.mean(drawn, axis=0)])
+    return interval(float(np.mean(values)), np.mean(drawn, axis=0))
 
 
-def _interval(value: float, drawn: Sequence[Floats]) -> Interval:
-    defined = np.concatenate(list(drawn)) if drawn else np.empty(0)
-    defined = defined[~np.isnan(defined)]
+def interval(value: float, drawn: Floats) -> Interval:
+    """A figure with the middle 95% of what it came to in the draws; NaN bounds where it was never defined."""
+    defined = drawn[~np.isnan(drawn)]
     if not len(defined):
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(defined, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
 
-def _weights(rows: int, seed: int, rounds: int) -> list[Floats]:
+def _weights(rows: int, seed: int, rounds: int) -> Iterator[Floats]:
     # How often each row is drawn: a weighted metric over rows in one order equals the metric of the drawn rows,
     # and the scores are sorted once instead of once a round.
     if not rows:
-        return []
+        return
     generator = np.random.default_rng(seed)
     step = max(1, CHUNK_CELLS // rows)
-    sizes = [min(step, rounds - start) for start in range(0, rounds, step)]
-    return [
-        np.stack([np.bincount(generator.integers(0, rows, rows), minlength=rows) for _ in range(size)]).astype(float)
-        for size in sizes
-    ]
+    for size in (min(step, rounds - start) for start in range(0, rounds, step)):
+        draws = [np.bincount(generator.integers(0, rows, rows), minlength=rows) for _ in range(size)]
+        yield np.stack(draws).astype(np.float64)
 
 
 def _pair(y: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     truth, scored = np.asarray(y, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if truth.shape != scored.shape or truth.ndim != 1:
+    if truth.ndim != 1 or scored.ndim not in (1, 2) or len(truth) != len(scored):
         raise ValueError(f"labels {truth.shape} and scores {scored.shape} must be one value per row, in the same order")
     return truth, scored
-
-
-def _metric(name: str) -> Callable[[Floats, Floats, Floats], Floats]:
-    if name not in _METRICS:
-        raise ValueError(f"unknown metric {name!r}; there are {sorted(_METRICS)}")
-    return _METRICS[name]
-
-
-def _weighted_auc(y: Floats, scores: Floats, weights: Floats) -> Floats:
-    if np.isnan(scores).any():
-        return np.full(len(weights), np.nan)
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # where a new score begins
-    sorted_weights = weights[:, order]
-    positive = np.add.reduceat(sorted_weights * y[order], starts, axis=1)
-    negative = np.add.reduceat(sorted_weights * (1.0 - y[order]), starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1.0), np.nan))
-
-
-def _mean(losses: Floats, weights: Floats) -> Floats:
-    return np.asarray(weights @ losses / weights.sum(axis=1))
-
-
-def _weighted_log_loss(y: Floats, scores: Floats, weights: Floats) -> Floats:
-    held = np.clip(scores, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    return _mean(-(y * np.log(held) + (1 - y) * np.log1p(-held)), weights)
-
-
-_METRICS: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
-    "roc_auc": _weighted_auc,
-    "log_loss": _weighted_log_loss,
-    "brier": lambda y, s, w: _mean((y - s) ** 2, w),
-    "rmse": lambda y, s, w: np.sqrt(_mean((y - s) ** 2, w)),
-    "mae": lambda y, s, w: _mean(np.abs(y - s), w),
-}

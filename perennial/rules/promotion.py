@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from perennial.rules.metrics import evaluate, gain, higher_is_better, paired_bootstrap
-from perennial.spec.pipeline import Promotion
+from perennial.spec.promotion import Promotion
 
 Floats = NDArray[np.float64]
 

@@ -8,11 +8,11 @@ from perennial.spec.pipeline import (
     Hourly,
     Monitoring,
     Pipeline,
-    Promotion,
     Schedule,
     Serving,
     TabularModel,
 )
+from perennial.spec.promotion import Promotion
 from perennial.spec.sources import AsOf, At, Before, Files, Join, Label, Lookup, Source, UtcMicroseconds
 from perennial.spec.upkeep import Upkeep
 

@@ -102,6 +102,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     for message, words in find_unlike_pairs(pipeline):
         raise _at(path, message, *words)
     _check_schedules(path, pipeline)
+    for message, name in pipeline.promotion.mistakes(pipeline.model.task):
+        raise _at(path, message, "promotion", name)
     for message, name in pipeline.upkeep.mistakes(sources):
         raise _at(path, message, "upkeep", name)
     _check_features(path, pipeline)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Literal
 
 import polars as pl
 
+from perennial.spec.promotion import Promotion
 from perennial.spec.sources import Join, Label, Source
 from perennial.spec.upkeep import Upkeep
 
@@ -36,27 +36,6 @@ class TabularModel:
     dropout: float = 0.4
     weight_decay: float = 0.1
     seed: int = 13
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """When a challenger may replace the champion: judged on the newest labelled rows, which neither was trained on.
-
-    Args:
-        metric: `roc_auc`, `log_loss`, `rmse` or `mae`; None: ROC AUC for binary targets, RMSE for regression.
-        holdout: how much of the newest event time is kept from training for the judgement.
-        minimum_rows: labelled rows below which the answer is *inconclusive*.
-        minimum_gain: how much better the challenger must be, in the metric's unit.
-        slices: columns of the features whose values must not fare worse than `allowed_slice_loss`.
-    """
-
-    metric: Literal["roc_auc", "log_loss", "rmse", "mae"] | None = None
-    holdout: timedelta = timedelta(days=7)
-    minimum_rows: int = 500
-    minimum_gain: float = 0.0
-    slices: Sequence[str] = ()
-    allowed_slice_loss: float = 0.05
-    minimum_slice_rows: int = 200
 
 
 @dataclass(frozen=True)
@@ -132,7 +111,7 @@ class Pipeline:
     joins: Sequence[Join] = ()
     features: FeatureFunction | None = field(default=None, compare=False)
     schedules: Sequence[Schedule] = ()
-    promotion: Promotion = Promotion()
+    promotion: Promotion = field(default_factory=Promotion)
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
     upkeep: Upkeep = field(default_factory=Upkeep)
@@ -161,4 +140,4 @@ class Pipeline:
     @property
     def metric(self) -> str:
         """The metric that promotion and monitoring go by."""
-        return self.promotion.metric or ("roc_auc" if self.model.task == "binary" else "rmse")
+        return self.promotion.metric or ("rmse" if self.model.task == "regression" else "roc_auc")

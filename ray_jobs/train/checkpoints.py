@@ -43,7 +43,8 @@ def write_checkpoint(storage: S3FileSystem, run: str, state: FitState, report: E
     name = f"epoch-{state.epoch:04d}-{secrets.token_hex(4)}"
     # Cloned: the weights of an epoch that is kept are the current ones, and safetensors stores no tensor twice.
     tensors = {f"{part}/{key}": value.clone() for part in _PARTS for key, value in getattr(state, part).items()}
-    values = {"epoch": state.epoch, "kept_epoch": state.kept_epoch, "bound": state.bound, "line": report.line}
+    values = {"epoch": state.epoch, "kept_epoch": state.kept_epoch, "bound": state.bound, "curve": state.curve}
+    values |= {"line": report.line}
     files = {TENSORS: dump_tensors(tensors), STATE: dump_json(values)}
     where = f"{run}/{name}"
     for file, data in files.items():
@@ -65,6 +66,7 @@ def read_checkpoint(storage: S3FileSystem, where: str) -> FitState:
         raise ArtifactRefused(f"checkpoint {where} is incomplete: {error}. It is not gone on from.") from error
     values = json.loads(files[STATE])
     state = FitState(epoch=values["epoch"], kept_epoch=values["kept_epoch"], bound=values["bound"])
+    state.curve = values.get("curve", [])  # checkpoints of an earlier revision have none
     for name, tensor in load_tensors(files[TENSORS]).items():
         part, _, key = name.partition("/")
         getattr(state, part)[key] = tensor

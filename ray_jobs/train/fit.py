@@ -79,6 +79,7 @@ class FitState:
         weights: after the epoch; `kept_weights`: those to use, of `kept_epoch`.
         moments: the optimiser's.
         bound: the lowest miss so far plus two of its standard errors.
+        curve: what every epoch told: `epoch`, `training_loss`, `validation_loss`, `validation_miss`.
     """
 
     epoch: int = 0
@@ -87,6 +88,7 @@ class FitState:
     kept_weights: Weights = field(default_factory=dict)
     kept_epoch: int = 0
     bound: float = math.inf
+    curve: list[dict[str, float]] = field(default_factory=list)
 
     def finished(self, options: FitOptions) -> bool:
         """Whether nothing is left to train."""
@@ -103,6 +105,16 @@ class EpochReport:
     validation_loss: float
     validation_miss: float
     seconds: float
+
+    @property
+    def point(self) -> dict[str, float]:
+        """This epoch's point of the training curve."""
+        return {
+            "epoch": self.epoch,
+            "training_loss": self.training_loss,
+            "validation_loss": self.validation_loss,
+            "validation_miss": self.validation_miss,
+        }
 
     @property
     def line(self) -> str:
@@ -150,7 +162,9 @@ def fit(
         if miss <= state.bound or not state.kept_weights:
             state.kept_epoch, state.kept_weights = state.epoch, state.weights
         seconds = time.perf_counter() - started
-        after_epoch(state, EpochReport(state.epoch, options.epochs, training_loss, validation_loss, miss, seconds))
+        report = EpochReport(state.epoch, options.epochs, training_loss, validation_loss, miss, seconds)
+        state.curve = [*state.curve, report.point]
+        after_epoch(state, report)
     return state
 
 

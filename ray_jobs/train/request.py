@@ -47,6 +47,7 @@ class TrainedModel(BaseModel, frozen=True):
     validation_rows: int
     holdout_rows: int
     row_hash: str
+    holdout_row_hash: str
     params: dict[str, Any]
     metrics: dict[str, Any]
     environment_hash: str

@@ -1,24 +1,20 @@
 """Train one version: pinned rows ─► preprocessing ─► Ray Train ─► judged on the holdout ─► files on S3."""
 
 import contextvars
-import hashlib
-import importlib.metadata
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import polars as pl
 from s3fs import S3FileSystem
 
-from perennial.lakehouse import artifacts, scorers
 from perennial.rules.description import Architecture, ModelDescription
 from perennial.rules.features import input_names
-from perennial.rules.scoring import SCORE, Scorer, golden_rows
+from perennial.rules.metrics import best_threshold
+from perennial.rules.scoring import Scorer
 from perennial.rules.tabular import fit_preprocessing
 from perennial.rules.windows import Windows, split_windows
 from perennial.spec import Pipeline, load_pipeline
@@ -27,11 +23,11 @@ from ray_jobs.train.evaluate import evaluate_model
 from ray_jobs.train.fit import FitOptions, FitState
 from ray_jobs.train.request import TrainedModel, TrainRequest, WorkerPlan
 from ray_jobs.train.rows import LABEL_KNOWN_AT, PrepareFile, event_time_of, file_groups, labelled, read_rows, row_hash
+from ray_jobs.train.store import environment_hash, store_model
 from ray_jobs.train.worker import train_worker
 
 logger = logging.getLogger(__name__)
 READERS, READER_CPUS = 2, 0.5  # both and a Serve replica fit two slots, and so do the worker and a replica
-REFERENCE_ROWS = 20_000
 POLL_SECONDS = 1.0
 
 
@@ -54,15 +50,22 @@ def train(request: TrainRequest) -> TrainedModel:
     description = _describe(pipeline, training)
     options = FitOptions.of(pipeline.model, training.height)
     state = _fit_on_ray(request, pipeline, description, options, windows)
-    scorer = Scorer(description, state.kept_weights)
+    threshold = _threshold(Scorer(description, state.kept_weights), pipeline, rows, windows)
+    scorer = Scorer(description.model_copy(update={"threshold": threshold}), state.kept_weights)
     holdout = read_rows(
         lake, pipeline, request.features_snapshot_id, labelled(pipeline, request.as_of, start=windows.holdout_start)
     )
     label = pipeline.label.name
     constant = float(rows[label].to_numpy().mean())
-    metrics = evaluate_model(pipeline.model.task, holdout[label].to_numpy(), scorer.score(holdout), constant)
-    metrics |= {"epochs": state.epoch, "kept_epoch": state.kept_epoch}
-    artifact_id, checksum = _store(request, pipeline, scorer, state, rows, metrics)
+    metrics = evaluate_model(
+        pipeline.model.task, holdout[label].to_numpy(), scorer.score(holdout), constant,
+        threshold=scorer.description.threshold, quantile=pipeline.promotion.quantile,
+    )  # fmt: skip
+    metrics |= {"epochs": state.epoch, "kept_epoch": state.kept_epoch, "curve": state.curve}
+    artifact_id, checksum = store_model(
+        lake, pipeline, request.pipelines / f"{pipeline.name}.py", request.training_key, scorer, state.kept_weights,
+        rows, metrics,
+    )  # fmt: skip
     logger.info("%s of %s holdout rows: %s", pipeline.metric, f"{holdout.height:,}", metrics[pipeline.metric])
     return TrainedModel(
         artifact_id=artifact_id,
@@ -72,16 +75,19 @@ def train(request: TrainRequest) -> TrainedModel:
         validation_rows=rows.height - training.height,
         holdout_rows=holdout.height,
         row_hash=row_hash(rows),
+        holdout_row_hash=row_hash(holdout),
         params=options.model_dump() | description.architecture.model_dump() | {"threads": request.threads},
         metrics=metrics,
         environment_hash=environment_hash(),
     )
 
 
-def environment_hash() -> str:
-    """SHA-256 over the names and versions of everything installed."""
-    installed = sorted({f"{d.name.lower()}=={d.version}" for d in importlib.metadata.distributions()})
-    return hashlib.sha256("\n".join(installed).encode()).hexdigest()
+def _threshold(scorer: Scorer, pipeline: Pipeline, rows: pl.DataFrame, windows: Windows) -> float:
+    """The probability to decide from that serves the validation rows best: the holdout has no say in it."""
+    if scorer.description.task != "binary":
+        return 0.5
+    validation = rows.filter(pl.col(event_time_of(pipeline)) >= windows.validation_start)
+    return best_threshold(validation[pipeline.label.name].to_numpy(), scorer.score(validation))
 
 
 def _time_columns(pipeline: Pipeline) -> list[str]:
@@ -187,25 +193,3 @@ def _telling(storage: S3FileSystem, run: str, tell: Callable[[str], Any]) -> Ite
     finally:
         over.set()
         watcher.join(timeout=10)
-
-
-def _store(
-    request: TrainRequest,
-    pipeline: Pipeline,
-    scorer: Scorer,
-    state: FitState,
-    rows: pl.DataFrame,
-    metrics: dict[str, Any],
-) -> tuple[str, str]:
-    positions = np.unique(np.linspace(0, rows.height - 1, min(REFERENCE_ROWS, rows.height)).round().astype(np.int64))
-    sample = rows.select([event_time_of(pipeline), *scorer.inputs, pipeline.label.name])[positions]
-    files = {
-        artifacts.WEIGHTS: scorers.dump_tensors(state.kept_weights),
-        artifacts.MODEL: scorer.description.model_dump_json(indent=1).encode(),
-        artifacts.METRICS: artifacts.dump_json(metrics),
-        artifacts.GOLDEN: artifacts.dump_parquet(golden_rows(rows, scorer)),
-        artifacts.REFERENCE: artifacts.dump_parquet(sample.with_columns(pl.Series(SCORE, scorer.score(sample)))),
-    }
-    # Two runs under one key never write the same files: the row that is registered names its own.
-    artifact_id = f"{request.training_key[:40]}-{secrets.token_hex(4)}"
-    return artifact_id, artifacts.write_artifact(request.lake, pipeline.name, artifact_id, files)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from perennial.rules.promotion import judge_promotion
-from perennial.spec.pipeline import Promotion
+from perennial.spec.promotion import Promotion
 
 GENERATOR = np.random.default_rng(3)
 Y = (GENERATOR.random(4_000) < 0.3).astype(float)
