@@ -115,6 +115,8 @@ class ScoreBlock:
             role=pl.lit("batch"),
             answered_at=pl.lit(request.as_of),
             latency_ms=pl.lit(None),
+            error=pl.lit(None, pl.String),
+            weight=pl.lit(1.0),
         )
         return answered.select(schema.names).to_arrow().cast(schema)
 

@@ -40,6 +40,9 @@ def prediction_schema(
 ) -> pa.Schema:
     """Columns of `predictions`, but for `_segment`.
 
+    `role` is who gave the score: `champion` and `canary` answered a client, `shadow` scored the same request unheard, `batch`
+    is `score`. Where a version failed, `score` is null and `error` says why. `weight`: how many answered rows one stands for.
+
     Args:
         identity: the entity's key columns and its event time, with their types.
         inputs: the model's inputs; one that is also part of the identity keeps its type there.
@@ -56,6 +59,8 @@ def prediction_schema(
         "role": pa.string(),
         "answered_at": INSTANT,
         "latency_ms": pa.float64(),
+        "error": pa.string(),
+        "weight": pa.float64(),
     }
     return pa.schema(list(fields.items()))
 

@@ -3,6 +3,7 @@
 Who serves is the champion row with the highest generation, and only one writer can take the next generation.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ _STAGES = pa.schema(
         ("reason", pa.string()),
         ("decision_id", pa.string()),
         ("recorded_at", _INSTANT),
+        ("share", pa.float64()),
     ]
 )
 
@@ -40,6 +42,7 @@ class Stage(BaseModel, frozen=True):
     Args:
         generation: how many times a pipeline's champion has been set, up to and with this row.
         decision_id: the decision it follows from; the same step for the same decision is recorded once.
+        share: of a step of a roll-out, the part of the traffic that the version answers; None elsewhere.
     """
 
     pipeline: str
@@ -50,6 +53,7 @@ class Stage(BaseModel, frozen=True):
     reason: str
     decision_id: str
     recorded_at: datetime
+    share: float | None = None
 
 
 class StageConflict(RuntimeError):
@@ -57,14 +61,32 @@ class StageConflict(RuntimeError):
 
 
 def record_stage(
-    lake: Lake, pipeline: str, version: int, stage: StageName, *, as_of: datetime, reason: str, decision_id: str
+    lake: Lake,
+    pipeline: str,
+    version: int,
+    stage: StageName,
+    *,
+    as_of: datetime,
+    reason: str,
+    decision_id: str,
+    share: float | None = None,
+    expect: Callable[[list[Stage]], None] | None = None,
 ) -> Stage:
-    """Record a step other than *champion*; the same step for the same decision is there once."""
+    """Record a step other than *champion*; the same step for the same decision is there once.
+
+    Args:
+        expect: looks at the pipeline's history that the commit builds on; raises to stop it.
+    """
     if stage == "champion":
         raise ValueError("a champion takes a generation: use make_champion")
     history = read_stages(lake, pipeline)
-    step = _step(pipeline, version, stage, _generation(history), as_of, reason, decision_id)
-    return _append(lake, [step], f"{pipeline}/{version}/{stage}/{decision_id}", None)
+    step = _step(pipeline, version, stage, _generation(history), as_of, reason, decision_id, share)
+
+    def as_expected(table: Table) -> None:
+        if expect:
+            expect(_parse(table.scan(_of(pipeline)).to_arrow().to_pylist()))
+
+    return _append(lake, [step], f"{pipeline}/{version}/{stage}/{share}/{decision_id}", as_expected)
 
 
 def make_champion(
@@ -81,7 +103,7 @@ def make_champion(
     Raises:
         StageConflict: another version became champion meanwhile.
     """
-    done = _find(read_stages(lake, pipeline), version, "champion", decision_id)
+    done = _find(read_stages(lake, pipeline), version, "champion", decision_id, None)
     if done:
         return done
     former = champion_stage(lake, pipeline)
@@ -105,8 +127,7 @@ def make_champion(
 
 def read_stages(lake: Lake, pipeline: str) -> list[Stage]:
     """A pipeline's whole history, oldest first."""
-    rows = _rows(lake, pipeline)
-    return sorted((Stage.model_validate(row) for row in rows), key=lambda step: (step.recorded_at, step.generation))
+    return _parse(_rows(lake, pipeline))
 
 
 def stage_history(lake: Lake, pipeline: str) -> pl.DataFrame:
@@ -132,7 +153,7 @@ def latest_stage(lake: Lake, pipeline: str, version: int) -> Stage | None:
 def _append(lake: Lake, steps: list[Stage], key: str, expect: Expectation | None) -> Stage:
     ensure_table(lake, lake.system("stages"), _STAGES, SYSTEM_PROPERTIES)
     first = steps[0]
-    standing = _find(read_stages(lake, first.pipeline), first.version, first.stage, first.decision_id)
+    standing = _find(read_stages(lake, first.pipeline), *_identity(first))
     if standing:
         return standing
     rows = pa.Table.from_pylist([step.model_dump() for step in steps], _STAGES)
@@ -141,26 +162,39 @@ def _append(lake: Lake, steps: list[Stage], key: str, expect: Expectation | None
         if expect:
             expect(table)
         same = And(_of(first.pipeline), EqualTo("decision_id", first.decision_id))
-        there = table.scan(same, selected_fields=("version", "stage")).to_arrow().to_pylist()
-        if {"version": first.version, "stage": first.stage} in there:
+        if _find(_parse(table.scan(same).to_arrow().to_pylist()), *_identity(first)):
             raise _AlreadyThere
 
     try:
         append_once(lake, lake.system("stages"), rows, key, expect=not_there_yet)
     except _AlreadyThere:
         pass  # recorded since this run looked, and so long ago that its batch id is forgotten: the row is what counts
-    recorded = _find(read_stages(lake, first.pipeline), first.version, first.stage, first.decision_id)
+    recorded = _find(read_stages(lake, first.pipeline), *_identity(first))
     assert recorded is not None
     return recorded
 
 
-def _find(history: list[Stage], version: int, stage: str, decision_id: str) -> Stage | None:
-    wanted = (version, stage, decision_id)
-    return next((s for s in history if (s.version, s.stage, s.decision_id) == wanted), None)
+def _find(history: list[Stage], version: int, stage: str, decision_id: str, share: float | None) -> Stage | None:
+    return next((step for step in history if _identity(step) == (version, stage, decision_id, share)), None)
+
+
+def _identity(step: Stage) -> tuple[int, str, str, float | None]:
+    return step.version, step.stage, step.decision_id, step.share
+
+
+def _parse(rows: list[dict[str, Any]]) -> list[Stage]:
+    return sorted((Stage.model_validate(row) for row in rows), key=lambda step: (step.recorded_at, step.generation))
 
 
 def _step(
-    pipeline: str, version: int, stage: StageName, generation: int, as_of: datetime, reason: str, decision_id: str
+    pipeline: str,
+    version: int,
+    stage: StageName,
+    generation: int,
+    as_of: datetime,
+    reason: str,
+    decision_id: str,
+    share: float | None = None,
 ) -> Stage:
     return Stage(
         pipeline=pipeline,
@@ -171,6 +205,7 @@ def _step(
         reason=reason,
         decision_id=decision_id,
         recorded_at=datetime.now(UTC),
+        share=share,
     )
 
 

@@ -13,6 +13,7 @@ from perennial.spec.pipeline import (
     TabularModel,
 )
 from perennial.spec.promotion import Promotion
+from perennial.spec.rollout import Rollout
 from perennial.spec.sources import AsOf, At, Before, Files, Join, Label, Lookup, Source, UtcMicroseconds
 from perennial.spec.upkeep import Upkeep
 
@@ -34,6 +35,7 @@ __all__ = [
     "PipelineError",
     "Promotion",
     "References",
+    "Rollout",
     "RowCount",
     "Schedule",
     "Serving",

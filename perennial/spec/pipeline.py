@@ -7,6 +7,7 @@ from typing import Literal
 import polars as pl
 
 from perennial.spec.promotion import Promotion
+from perennial.spec.rollout import Rollout
 from perennial.spec.sources import Join, Label, Source
 from perennial.spec.upkeep import Upkeep
 
@@ -61,11 +62,20 @@ class Monitoring:
 
 @dataclass(frozen=True)
 class Serving:
-    """How the endpoint is run: replicas, rows one request may bring, how soon joined tables follow the lake."""
+    """How the endpoint is run.
+
+    Args:
+        replicas: processes that answer.
+        maximum_rows: rows that one request may bring.
+        refresh_seconds: how soon versions, shares and joined tables follow the lake.
+        log_share: part of the requests that is written to the prediction log, in (0, 1], drawn by request id; `weight`
+            says what each row stands for. While a challenger is tried, every request is written.
+    """
 
     replicas: int = 1
     maximum_rows: int = 10_000
     refresh_seconds: float = 2.0
+    log_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Pipeline:
     promotion: Promotion = field(default_factory=Promotion)
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
+    rollout: Rollout = Rollout()
     upkeep: Upkeep = field(default_factory=Upkeep)
 
     def source(self, name: str) -> Source:

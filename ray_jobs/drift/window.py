@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan, NotNull
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_known
@@ -87,6 +87,7 @@ def _scan(
     event_time = event_time_of(pipeline)
     row_filter: BooleanExpression = And(
         EqualTo(term="role", value=role),
+        NotNull(term="score"),  # a version that failed gave no answer
         GreaterThanOrEqual(term=event_time, value=start.isoformat()),
         LessThan(term=event_time, value=end.isoformat()),
     )

@@ -22,8 +22,6 @@ from ray_jobs.serve.keeper import Serving
 from ray_jobs.serve.rows import Question, RowSchema
 from ray_jobs.serve.values import BadRequest, Column
 
-ROLE = "champion"
-
 
 class FeaturesDiffer(RuntimeError):
     """The pipeline's features are not the inputs the model was trained on."""
@@ -58,8 +56,8 @@ class Answers:
         row = example.select(sorted(self.schema.required)).row(0, named=True)
         return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
 
-    def compute(self, question: Question, serving: Serving, now: datetime) -> tuple[pl.DataFrame, NDArray[np.float64]]:
-        """The rows' features and scores, in the rows' order.
+    def compute(self, question: Question, serving: Serving, now: datetime) -> pl.DataFrame:
+        """The rows' features, in the rows' order: the same for every version that the replica holds.
 
         Raises:
             BadRequest: the features cannot be computed from these values.
@@ -77,29 +75,38 @@ class Answers:
                 for join in self._pipeline.joins
                 if join.source not in question.brought
             }
-            computed = compute_features(self._pipeline, rows, tables)
+            return compute_features(self._pipeline, rows, tables)
         except pl.exceptions.PolarsError as error:
             raise BadRequest(f"the features cannot be computed from these rows: {error}") from error
-        return computed, serving.scorer.score(computed)
 
     def to_log(
         self,
         computed: pl.DataFrame,
-        scores: NDArray[np.float64],
+        scores: NDArray[np.float64] | None,
         serving: Serving,
         request_id: str,
         answered_at: datetime,
         latency_ms: float,
+        role: str = "champion",
+        error: str | None = None,
+        weight: float = 1.0,
     ) -> pa.Table:
-        """The rows of the prediction log."""
+        """The rows of the prediction log.
+
+        Args:
+            scores: None where the version could not score them; `error` says why.
+            weight: how many answered rows each stands for.
+        """
         rows = computed.with_columns(
             pl.lit(request_id).alias("request_id"),
             pl.int_range(pl.len(), dtype=pl.Int32).alias("row_index"),
-            pl.Series("score", scores),
+            pl.lit(None, pl.Float64).alias("score") if scores is None else pl.Series("score", scores),
             pl.lit(serving.version.version, pl.Int32).alias("version"),
-            pl.lit(ROLE).alias("role"),
+            pl.lit(role).alias("role"),
             pl.lit(answered_at, pl.Datetime("us", "UTC")).alias("answered_at"),
             pl.lit(latency_ms).alias("latency_ms"),
+            pl.lit(error, pl.String).alias("error"),
+            pl.lit(weight).alias("weight"),
             *(
                 pl.col(name).cast(pl.Float64)
                 for name, kind in self.inputs.items()
@@ -120,7 +127,7 @@ class Answers:
                 f"version {serving.version.version} of {self._pipeline.name} was trained on {wanted}, and its features "
                 f"are {self.inputs} here. It is not served. Train a new version, or check out its revision."
             )
-        self.compute(Question(None, self._example, frozenset()), serving, datetime.now(UTC))
+        serving.scorer.score(self.compute(Question(None, self._example, frozenset()), serving, datetime.now(UTC)))
 
     def _is_logged_number(self, name: str, kind: str) -> bool:
         return kind == "number" and name not in self._identity

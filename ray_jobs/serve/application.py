@@ -19,6 +19,7 @@ from ray_jobs.serve.rows import RowSchema, check_request_id
 from ray_jobs.serve.values import BadRequest
 
 REQUEST_ID = "x-request-id"
+STICKY_KEY = "x-sticky-key"  # while a canary answers a share, requests with the same key meet the same version
 
 
 class Answering(Protocol):
@@ -35,7 +36,9 @@ class Answering(Protocol):
     def metadata(self) -> dict[str, Any]:
         """What the replica serves."""
 
-    async def answer(self, body: bytes, request_id: str | None, with_features: bool) -> dict[str, Any]:
+    async def answer(
+        self, body: bytes, request_id: str | None, with_features: bool, sticky_key: str | None = None
+    ) -> dict[str, Any]:
         """Scores for the rows of a request's body, written down before this returns."""
 
 
@@ -88,7 +91,7 @@ def build_pages(config: EndpointConfig, token: bytes, replica: Answering) -> ASG
         """Scores for the rows, in their order. `features=true` returns the model's inputs too."""
         request_id = check_request_id(request.headers.get(REQUEST_ID))  # Serve makes one up, and returns it as a header
         body = await _read_body(request, config.serve.maximum_body_bytes)
-        answer = await replica.answer(body, request_id, features)
+        answer = await replica.answer(body, request_id, features, request.headers.get(STICKY_KEY))
         return _json(200, answer)
 
     return _RootWithoutSlash(app)

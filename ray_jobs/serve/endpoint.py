@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import polars as pl
 import torch
 from ray import serve
 from starlette.types import ASGIApp
@@ -22,6 +23,7 @@ from ray_jobs.serve.application import build_pages
 from ray_jobs.serve.config import EndpointConfig
 from ray_jobs.serve.keeper import Keeper, ReplicaState, WrongCode
 from ray_jobs.serve.rows import RowSchema, read_question
+from ray_jobs.serve.trying import Failure, Mirror, Unscorable, log_weight, score
 
 logger = logging.getLogger("ray.serve")
 WORKERS = 4  # threads for parsing, features and the forward pass: polars and torch let go of the interpreter
@@ -48,6 +50,7 @@ class Endpoint:
         self._log = AnswerLog(
             config.lake, config.pipeline, config.serve.log_folder / config.pipeline, config.serve.maximum_log_bytes
         )
+        self._mirror = Mirror(self._answers, self._log.append)
         self._replica = uuid.uuid4().hex[:12]
         self._limiter: anyio.CapacityLimiter | None = None
         self._stopping = threading.Event()
@@ -73,11 +76,18 @@ class Endpoint:
         """A request's body that works."""
         return {"rows": [self._answers.example]}
 
-    async def answer(self, body: bytes, request_id: str | None, with_features: bool) -> dict[str, Any]:
-        """Scores for the rows of a request's body, written down before this returns."""
+    async def answer(
+        self, body: bytes, request_id: str | None, with_features: bool, sticky_key: str | None = None
+    ) -> dict[str, Any]:
+        """Scores for the rows of a request's body, written down before this returns.
+
+        Args:
+            sticky_key: while a canary answers a share of the requests, all of one key are answered by one version.
+        """
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(WORKERS)
-        return await anyio.to_thread.run_sync(self._answer, body, request_id, with_features, limiter=self._limiter)
+        asked = (body, request_id, with_features, sticky_key)
+        return await anyio.to_thread.run_sync(self._answer, *asked, limiter=self._limiter)
 
     def metadata(self) -> dict[str, Any]:
         """What is served, and how fresh."""
@@ -86,6 +96,7 @@ class Endpoint:
             "name": self._config.pipeline,
             "version": serving.version.version,
             "generation": serving.stage.generation,
+            "trial": self._describe_trial(),
             "replica": self._replica,
             "code_hash": self._config.code_hash,
             "inputs": self.rows.describe(),
@@ -118,7 +129,7 @@ class Endpoint:
 
     def check_health(self) -> None:
         """Health means doing: the threads live and a row is scored. Called by Serve."""
-        if not all(thread.is_alive() for thread in self._threads):
+        if not all(thread.is_alive() for thread in (*self._threads, self._mirror.thread)):
             raise RuntimeError(f"a background thread of the endpoint of {self._config.pipeline} has died; replace it.")
         self._answers.try_out(self._keeper.current)
 
@@ -127,27 +138,55 @@ class Endpoint:
         stopping = getattr(self, "_stopping", None)
         if stopping is not None:
             stopping.set()
+            self._mirror.close()
             self._threads[1].join()
             self._log.close()
 
-    def _answer(self, body: bytes, request_id: str | None, with_features: bool) -> dict[str, Any]:
+    def _describe_trial(self) -> dict[str, Any] | None:
+        tried = self._keeper.traffic.challenger
+        if tried is None:
+            return None
+        return {"version": tried.trial.version, "stage": tried.trial.stage, "share": tried.trial.share}
+
+    def _answer(
+        self, body: bytes, request_id: str | None, with_features: bool, sticky_key: str | None
+    ) -> dict[str, Any]:
         started = time.perf_counter()
-        serving = self._keeper.current  # once: a swap meanwhile does not touch this request
+        traffic = self._keeper.traffic  # once: a swap meanwhile does not touch this request
         question = read_question(body, self._answers.schema, self._pipeline.serving.maximum_rows)
         now = datetime.now(UTC)
-        computed, scores = self._answers.compute(question, serving, now)
+        computed = self._answers.compute(question, traffic.champion, now)
         named = question.request_id or request_id or str(uuid.uuid4())
+        weight = log_weight(traffic, self._pipeline.serving.log_share, named)
+        try:
+            scored = score(traffic, computed, sticky_key or named)
+        except Unscorable as error:
+            latency_ms = (time.perf_counter() - started) * 1000
+            self._log_failure(computed, error.failure, named, now, latency_ms)
+            raise
         latency_ms = (time.perf_counter() - started) * 1000
-        self._log.append(self._answers.to_log(computed, scores, serving, named, now, latency_ms))
+        if scored.failed:
+            self._log_failure(computed, scored.failed, named, now, latency_ms)
+        if weight is not None:
+            logged = (computed, scored.scores, scored.serving, named, now, latency_ms, scored.role)
+            self._log.append(self._answers.to_log(*logged, weight=weight))
+        if traffic.mirrored:
+            self._mirror.offer(traffic, computed, named, now, latency_ms)
         answer = {
             "request_id": named,
-            "version": serving.version.version,
-            "scores": scores.tolist(),
-            "tables": {name: str(snapshot_id) for name, snapshot_id in serving.snapshots.items()},
+            "version": scored.serving.version.version,
+            "scores": scored.scores.tolist(),
+            "tables": {name: str(snapshot_id) for name, snapshot_id in scored.serving.snapshots.items()},
         }
         if with_features:
             answer["features"] = computed.select(list(self._answers.inputs)).to_dicts()
         return answer
+
+    def _log_failure(
+        self, computed: pl.DataFrame, failure: Failure, named: str, now: datetime, latency_ms: float
+    ) -> None:
+        log, served = self._answers.to_log, failure.serving
+        self._log.append(log(computed, None, served, named, now, latency_ms, failure.role, failure.error))
 
     def _repeat(self, work: Any, seconds: float) -> None:
         work()  # at once: what a dead replica left behind is shipped now

@@ -1,7 +1,8 @@
 """What a replica serves, kept in step with the registry: the new is loaded beside the old, tried, then swapped in.
 
-A replica knows no version of its own. The registry says who is champion and the lake how far the joined tables are; a
-roll-out is a row in the registry, and a server that starts anew comes back with the same version.
+A replica knows no version of its own. The registry says who is champion, who is tried beside it and for which share of the
+requests, and the lake how far the joined tables are; a roll-out is rows in the registry, and a server that starts anew
+comes back with the same versions and shares.
 """
 
 import logging
@@ -17,9 +18,11 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import log_schema
 from perennial.lakehouse.registry import ModelVersion, read_version
 from perennial.lakehouse.scorers import load_scorer
-from perennial.lakehouse.stages import Stage, champion_stage
+from perennial.lakehouse.stages import Stage
 from perennial.lakehouse.tables import current_snapshot_id, read_columns
+from perennial.lakehouse.trials import Trial, read_traffic
 from perennial.rules.scoring import Scorer
+from perennial.rules.sticky import takes_part
 from perennial.spec import Pipeline
 
 logger = logging.getLogger("ray.serve")
@@ -57,12 +60,42 @@ class Serving:
         return {name: held.snapshot_id for name, held in self.tables.items()}
 
 
+@dataclass(frozen=True)
+class Challenger:
+    """A version that is tried beside the champion."""
+
+    trial: Trial
+    serving: Serving
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Who answers. Never changed: a request sees one of these from its beginning to its end."""
+
+    champion: Serving
+    challenger: Challenger | None = None
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the challenger scores what the champion answers, unheard."""
+        return self.challenger is not None and self.challenger.trial.stage == "shadow"
+
+    def choose(self, key: str) -> tuple[Serving, str]:
+        """Who answers the requests of this key, and in which role: the same one at every replica, while shares grow."""
+        tried = self.challenger
+        if tried and tried.trial.stage == "canary" and takes_part(key, tried.trial.rollout, tried.trial.share):
+            return tried.serving, "canary"
+        return self.champion, "champion"
+
+
 class ReplicaState(BaseModel, frozen=True):
     """What a replica says of itself.
 
     Args:
         deployed_as: fingerprint of the code and settings it was deployed with.
         refused_generation: the newest generation it could not load; it goes on with the one it has.
+        turn: the step of the trial that it follows; None: all requests are the champion's.
+        refused_rollout: the trial whose challenger it could not load.
         problem: why, or what its last look at the lake met.
     """
 
@@ -72,11 +105,13 @@ class ReplicaState(BaseModel, frozen=True):
     deployed_as: str
     tables: dict[str, int]
     refused_generation: int | None = None
+    turn: str | None = None
+    refused_rollout: str | None = None
     problem: str | None = None
 
 
 class Keeper:
-    """Holds what a replica serves. `refresh` is safe from any thread; readers take `current` once per request.
+    """Holds what a replica serves. `refresh` is safe from any thread; readers take `traffic` once per request.
 
     Args:
         try_out: raises for what is not fit to serve; called before anything is swapped in.
@@ -87,15 +122,22 @@ class Keeper:
         self._loading = threading.Lock()
         self._stages_seen: int | None = None
         self.refused_generation: int | None = None
+        self.refused_rollout: str | None = None
         self.problem: str | None = None
         self.refreshed_at = datetime.now(UTC)
-        stage = champion_stage(lake, pipeline.name)
+        stage = read_traffic(lake, pipeline.name).champion
         if stage is None:
             raise NothingToServe(
                 f"pipeline {pipeline.name} has no champion, so its endpoint cannot start. Train and promote a version, "
                 "then roll it out."
             )
-        self.current = self._load(stage, self._load_tables({}))
+        self.traffic = Traffic(self._load(stage, self._load_tables({})))
+        self.refresh()  # a trial that is under way goes on with this replica, too
+
+    @property
+    def current(self) -> Serving:
+        """The champion as it is loaded."""
+        return self.traffic.champion
 
     def refresh(self) -> None:
         """Look at the registry and the joined tables; swap in what is new. What cannot be loaded leaves the old one.
@@ -123,28 +165,48 @@ class Keeper:
             deployed_as=deployed_as,
             tables=serving.snapshots,
             refused_generation=self.refused_generation,
+            turn=self.traffic.challenger.trial.turn if self.traffic.challenger else None,
+            refused_rollout=self.refused_rollout,
             problem=self.problem,
         )
 
     def _refresh(self) -> None:
         tables = self._load_tables(self.current.tables)
         if tables is not self.current.tables:
-            newer = replace(self.current, tables=tables)
-            self._try_out(newer)
-            self.current = newer
+            newer = self._with_tables(tables)
+            self._try_out(newer.champion)
+            self.traffic = newer
         stages = current_snapshot_id(self._lake, self._lake.system("stages"))
-        if stages == self._stages_seen and self.refused_generation is None:
+        if stages == self._stages_seen and self.refused_generation is None and self.refused_rollout is None:
             self.problem = None
             return
-        stage = champion_stage(self._lake, self._pipeline.name)
-        if stage is not None and stage.generation != self.current.stage.generation:
-            self.refused_generation = stage.generation  # until it is loaded
-            self.current = self._load(stage, tables, self.current)
-        self.refused_generation, self.problem, self._stages_seen = None, None, stages
+        wanted = read_traffic(self._lake, self._pipeline.name)
+        if wanted.champion is not None and wanted.champion.generation != self.current.stage.generation:
+            self.refused_generation = wanted.champion.generation  # until it is loaded
+            # The trial was about the former champion; if it ends in this swap, its model is loaded already.
+            self.traffic = Traffic(self._load(wanted.champion, tables))
+        self.refused_generation = None
+        self._follow(wanted.trial, tables)
+        self.problem, self._stages_seen = None, stages
 
-    def _load(self, stage: Stage, tables: Mapping[str, Held], former: Serving | None = None) -> Serving:
-        if former is not None and former.version.version == stage.version:
-            return replace(former, stage=stage)
+    def _follow(self, trial: Trial | None, tables: Mapping[str, Held]) -> None:
+        """Share the requests as the registry says. A challenger that cannot be loaded gets none."""
+        if trial is None or trial.stage == "challenger":
+            self.traffic, self.refused_rollout = Traffic(self.current), None
+            return
+        self.refused_rollout = trial.rollout  # until it is loaded
+        stage = self.current.stage.model_copy(update={"version": trial.version})
+        self.traffic = Traffic(self.current, Challenger(trial, self._load(stage, tables)))
+        self.refused_rollout = None
+
+    def _with_tables(self, tables: Mapping[str, Held]) -> Traffic:
+        champion, tried = replace(self.current, tables=tables), self.traffic.challenger
+        return Traffic(champion, tried and replace(tried, serving=replace(tried.serving, tables=tables)))
+
+    def _load(self, stage: Stage, tables: Mapping[str, Held]) -> Serving:
+        for held in self._loaded():
+            if held.version.version == stage.version:
+                return replace(held, stage=stage, tables=tables)
         version = read_version(self._lake, self._pipeline.name, stage.version)
         if version.feature_code_hash != self._code_hash:
             raise WrongCode(
@@ -157,6 +219,12 @@ class Keeper:
         serving = Serving(stage, version, scorer, tables)
         self._try_out(serving)
         return serving
+
+    def _loaded(self) -> list[Serving]:
+        traffic = getattr(self, "traffic", None)
+        if traffic is None:
+            return []
+        return [traffic.champion, *([traffic.challenger.serving] if traffic.challenger else [])]
 
     def _load_tables(self, held: Mapping[str, Held]) -> Mapping[str, Held]:
         """The joined tables at their current snapshots; the same object where nothing is new."""

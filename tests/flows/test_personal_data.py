@@ -128,7 +128,8 @@ def answer(lake: Lake, pipeline: Pipeline) -> pl.DataFrame:
     keeper = Keeper(lake, pipeline, feature_code_hash(pipeline), answers.try_out)
     body = {"rows": [{"visit": 1, "email": ANN, "visited_at": "2024-05-01T13:00:00Z", "minutes": 30}]}
     question = read_question(json.dumps(body).encode(), answers.schema, 10)
-    computed, scores = answers.compute(question, keeper.current, NOON)
+    computed = answers.compute(question, keeper.current, NOON)
+    scores = keeper.current.scorer.score(computed)
     ship_segment(lake, "clinic", "segment", answers.to_log(computed, scores, keeper.current, "asked", NOON, 1.0))
     assert "psn_" not in json.dumps(answers.example)
     return computed

@@ -238,6 +238,8 @@ def answer(
         role=pl.lit(role),
         answered_at=pl.col("started_at"),
         latency_ms=pl.lit(1.0),
+        error=pl.lit(None, pl.String),
+        weight=pl.lit(1.0),
     )
     identifier = lake.table(pipeline.name, "predictions")
     ensure_table(lake, identifier, schema)
