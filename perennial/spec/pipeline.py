@@ -110,6 +110,7 @@ class Pipeline:
             neither key, time nor label.
         label: what is predicted.
         model: what is trained.
+        rollout: how a promoted version takes over from the champion.
         upkeep: how long rows are kept, and whether `maintain` deletes what is left over.
     """
 
@@ -124,7 +125,7 @@ class Pipeline:
     promotion: Promotion = field(default_factory=Promotion)
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
-    rollout: Rollout = Rollout()
+    rollout: Rollout = field(default_factory=Rollout)
     upkeep: Upkeep = field(default_factory=Upkeep)
 
     def source(self, name: str) -> Source:
