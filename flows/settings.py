@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     ray_port: int = _port(6379, "the Ray head")
     ray_dashboard_port: int = _port(8265, "the Ray dashboard and its Jobs API")
     serve_port: int = _port(8000, "the prediction endpoint")
+    serve_fallback_port: int = _port(8500, "Serve's own proxy, which HAProxy turns to where no replica answers")
     s3_port: int = _port(9090, "the embedded S3 server")
     reports_port: int = _port(8181, "the reports")
     haproxy_metrics_port: int = _port(9101, "HAProxy's metrics (HAProxy binds them to all interfaces)")

@@ -106,8 +106,8 @@ def _ray(settings: Settings) -> Part:
     argv += ["--temp-dir", str(ray_folder(settings))]
     environment = client_environment(settings)
     environment["RAY_START_HOOK"] = "deployments.stack.ray_hook.keep_to_ourselves"
-    names = ("ray_port", "ray_dashboard_port", "serve_port", "haproxy_metrics_port", "haproxy_stats_port")
-    ports = {name: int(getattr(settings, name)) for name in names}
+    names = ("ray", "ray_dashboard", "serve", "serve_fallback", "haproxy_metrics", "haproxy_stats")
+    ports = {f"{name}_port": int(getattr(settings, f"{name}_port")) for name in names}
     return Part("ray", argv, environment, ports, settings.dashboard_url, health.probe_ray)
 
 

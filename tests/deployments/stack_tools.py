@@ -8,7 +8,10 @@ from pathlib import Path
 
 from flows.settings import ROOT, Settings
 
-PORTS = ("prefect", "ray", "ray_dashboard", "serve", "s3", "reports", "haproxy_metrics", "haproxy_stats")
+PORTS = (
+    *("prefect", "ray", "ray_dashboard", "s3", "reports"),
+    *("serve", "serve_fallback", "haproxy_metrics", "haproxy_stats"),
+)
 
 
 def stack_settings(home: Path, **fields: object) -> Settings:
