@@ -12,10 +12,13 @@ from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
-from perennial.lakehouse.decisions import Decision, find_decision, record_decision
+from perennial.lakehouse.decisions import Decision, find_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions
-from perennial.rules.drift import Evidence, judge_window, monitor_decision_id, policy_hash
+from perennial.rules.drift import monitor_decision_id, policy_hash
+from perennial.rules.evidence import Evidence
+from perennial.rules.past import Past, read_past
+from perennial.rules.policy import Verdict, decide
 from perennial.spec import Monitoring, load_pipeline
 from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, report_url, show_link, show_markdown, show_table
@@ -103,12 +106,14 @@ def record_verdict(
 ) -> Decision:
     """Judge a window's evidence and commit the verdict; return the row as it stands, also when it was there before."""
     policy = load_pipeline(pipeline, pipelines).monitoring
-    judged = judge_window(watched.evidence, policy)
     version = watched.evidence.version
+    decision_id = monitor_decision_id(pipeline, version, start, end, policy)
+    past = read_pipeline_past(lake, pipeline, as_of).without(decision_id)
+    judged = decide(watched.evidence, past, policy, as_of, start, end)
     return record_decision(
         lake,
         Decision(
-            decision_id=monitor_decision_id(pipeline, version, start, end, policy),
+            decision_id=decision_id,
             pipeline=pipeline,
             kind="monitor",
             version=version,
@@ -116,7 +121,7 @@ def record_verdict(
             window_end=end,
             verdict=judged.verdict,
             reason=judged.reason,
-            evidence=_evidence_json(watched),
+            evidence=_evidence_json(watched, judged),
             policy=_policy_json(policy),
             run_id=str(flow_run.get_id() or ""),
             as_of=as_of,
@@ -182,13 +187,26 @@ def show_verdict(decision: Decision, reports_base_url: str) -> None:
     )
 
 
-def _evidence_json(watched: "Watched") -> str:
-    files = {"report": watched.report, "evidence_file": watched.evidence_file}
-    return json.dumps(watched.evidence.model_dump(mode="json") | files)
+def read_pipeline_past(lake: Lake, pipeline: str, moment: datetime) -> Past:
+    """What the pipeline had been through by a moment, from the table of decisions."""
+    return read_past(read_decisions(lake, pipeline).iter_rows(named=True)).until(moment)
+
+
+def _evidence_json(watched: "Watched", judged: Verdict) -> str:
+    told = {
+        "report": watched.report,
+        "evidence_file": watched.evidence_file,
+        "cause": judged.cause,
+        "guard": judged.guard.name if judged.guard else None,
+        "expected_gain": judged.expected_gain,
+        "expected_seconds": judged.expected_seconds,
+        "train_from": judged.train_from.isoformat() if judged.train_from else None,
+    }
+    return json.dumps(watched.evidence.model_dump(mode="json") | told)
 
 
 def _policy_json(policy: Monitoring) -> str:
-    return json.dumps(asdict(policy) | {"hash": policy_hash(policy)})
+    return json.dumps(asdict(policy) | {"hash": policy_hash(policy)}, default=str)
 
 
 def _report_path(decision: Decision) -> str:

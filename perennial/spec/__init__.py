@@ -3,10 +3,10 @@
 from perennial.spec.checks import Freshness, NullShare, References, RowCount
 from perennial.spec.kafka import Kafka
 from perennial.spec.load import PipelineError, list_pipelines, load_pipeline
+from perennial.spec.monitoring import Monitoring, Window
 from perennial.spec.pipeline import (
     Daily,
     Hourly,
-    Monitoring,
     Pipeline,
     Schedule,
     Serving,
@@ -43,6 +43,7 @@ __all__ = [
     "TabularModel",
     "Upkeep",
     "UtcMicroseconds",
+    "Window",
     "list_pipelines",
     "load_pipeline",
 ]

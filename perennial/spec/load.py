@@ -104,6 +104,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     _check_schedules(path, pipeline)
     for message, name in pipeline.promotion.mistakes(pipeline.model.task):
         raise _at(path, message, "promotion", name)
+    for message, name in pipeline.monitoring.mistakes():
+        raise _at(path, message, "monitoring", name)
     for message, name in pipeline.upkeep.mistakes(sources):
         raise _at(path, message, "upkeep", name)
     _check_features(path, pipeline)

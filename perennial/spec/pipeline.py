@@ -6,6 +6,7 @@ from typing import Literal
 
 import polars as pl
 
+from perennial.spec.monitoring import Monitoring
 from perennial.spec.promotion import Promotion
 from perennial.spec.rollout import Rollout
 from perennial.spec.sources import Join, Label, Source
@@ -37,27 +38,6 @@ class TabularModel:
     dropout: float = 0.4
     weight_decay: float = 0.1
     seed: int = 13
-
-
-@dataclass(frozen=True)
-class Monitoring:
-    """When a model that serves is to be retrained.
-
-    Args:
-        maximum_loss_share: how far the metric may fall behind what was promised at promotion, as a share of the
-            promise's distance from a worthless model (ROC AUC 0.5; for losses, of the promise itself).
-        maximum_drifted_share: share of inputs that may drift (by effect size) while too few labels have arrived.
-        drift_effect_size: Wasserstein distance in standard deviations, or Jensen-Shannon distance for categories,
-            from which an input counts as drifted.
-        minimum_rows: labelled rows below which performance, and rows below which inputs, are not judged.
-        sample_rows: rows that Evidently's report looks at, from each of the two windows.
-    """
-
-    maximum_loss_share: float = 0.10
-    maximum_drifted_share: float = 0.5
-    drift_effect_size: float = 0.1
-    minimum_rows: int = 500
-    sample_rows: int = 5_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +103,7 @@ class Pipeline:
     features: FeatureFunction | None = field(default=None, compare=False)
     schedules: Sequence[Schedule] = ()
     promotion: Promotion = field(default_factory=Promotion)
-    monitoring: Monitoring = Monitoring()
+    monitoring: Monitoring = field(default_factory=Monitoring)
     serving: Serving = Serving()
     rollout: Rollout = field(default_factory=Rollout)
     upkeep: Upkeep = field(default_factory=Upkeep)

@@ -17,7 +17,8 @@ from evidently.metrics import ValueDrift
 from evidently.presets import DataDriftPreset
 from evidently.tests import gte, lte
 
-from perennial.rules.drift import Check, Evidence, Outcome, bounds, drift_bound, figures
+from perennial.rules.drift import drift_bound
+from perennial.rules.evidence import Check, Evidence, Outcome, bounds, figures
 from perennial.rules.tabular import InputKind
 from perennial.spec import Monitoring
 from ray_jobs.drift.page import render_page
@@ -69,8 +70,11 @@ def judge_samples(
     """
     every: dict[str, InputKind] = {**inputs, SCORE: "number"}
     comparable = {n: kind for n, kind in every.items() if _has_values(current, n) and _has_values(reference, n)}
-    items: list[Any] = [_tested(check, value, policy) for check, value in figures(evidence).items()]
-    limits = {name: _limit(current[name], reference[name], kind, policy) for name, kind in comparable.items()}
+    limits = {
+        name: _limit(current[name], reference[name], kind, policy, len(comparable)) for name, kind in comparable.items()
+    }
+    tested = bounds(evidence, policy)
+    items: list[Any] = [_tested(check, value, *tested[check]) for check, value in figures(evidence, policy).items()]
     if comparable:
         items += _drift_metrics(comparable, limits, policy)
         snapshot = Report(items, include_tests=True).run(_dataset(current, comparable), _dataset(reference, comparable))
@@ -83,6 +87,8 @@ def judge_samples(
             "score_drift": drift.pop(SCORE, None),
             "drift": drift,
             "drift_bounds": {name: limits[name] for name in drift},
+            "sample_drift": drift,
+            "sample_bounds": {name: limits[name] for name in drift},
             "sampled_rows": current.height,
         }
     )
@@ -104,16 +110,15 @@ def _drift_metrics(comparable: Mapping[str, InputKind], limits: Mapping[str, flo
     return metrics
 
 
-def _limit(current: pl.Series, reference: pl.Series, kind: InputKind, policy: Monitoring) -> float:
+def _limit(current: pl.Series, reference: pl.Series, kind: InputKind, policy: Monitoring, columns: int) -> float:
     rows, reference_rows = (len(values) - values.null_count() for values in (current, reference))
     values = 0
     if kind == "category":
         values = pl.concat([current.cast(pl.String), reference.cast(pl.String)]).drop_nulls().n_unique()
-    return drift_bound(kind, policy, rows, reference_rows, values)
+    return drift_bound(kind, policy, rows, reference_rows, values, columns)
 
 
-def _tested(check: Check, value: float, policy: Monitoring) -> Figure:
-    relation, bound = bounds(policy)[check]
+def _tested(check: Check, value: float, relation: str, bound: float) -> Figure:
     return Figure(figure=check.value, value=value, tests=[gte(bound) if relation == "at_least" else lte(bound)])
 
 

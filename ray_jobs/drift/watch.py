@@ -18,7 +18,8 @@ from perennial.lakehouse.artifacts import MODEL, read_artifact_file, read_refere
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion, read_version
 from perennial.rules.description import ModelDescription
-from perennial.rules.drift import Evidence, Performance, policy_hash, window_name
+from perennial.rules.drift import policy_hash, window_name
+from perennial.rules.evidence import Evidence, Performance
 from perennial.rules.metrics import bootstrap
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.drift.page import save_static

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from perennial.rules.drift import Check, Evidence, Performance
+from perennial.rules.evidence import Check, Evidence, Performance
 from perennial.spec import Monitoring
 from ray_jobs.drift.report import Judged, judge_samples
 from ray_jobs.drift.window import sample_evenly
@@ -49,7 +49,12 @@ def test_drift_is_an_effect_size_and_does_not_grow_with_the_number_of_rows() -> 
 def test_our_figures_are_tested_by_evidently_in_the_same_report() -> None:
     behind = Performance(metric="roc_auc", promised=0.72, measured=0.66, low=0.65, high=0.67)
     evidence = judge(sample(), performance=behind, rows=100).evidence
-    assert {check for check in Check if evidence.fails(check)} == {Check.ROWS, Check.LOSS, Check.CERTAIN_LOSS}
+    assert {check for check in Check if evidence.fails(check)} == {
+        Check.ROWS,
+        Check.LOSS,
+        Check.CERTAIN_LOSS,
+        Check.SURE_LOSS,
+    }
 
 
 def test_most_inputs_drifting_fails_the_share_of_drifted_inputs() -> None:

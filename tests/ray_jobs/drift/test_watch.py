@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from perennial.lakehouse.lake import Lake
-from perennial.rules.drift import DriftVerdict, judge_window
+from perennial.rules.evidence import Evidence
+from perennial.rules.policy import Signal, judge_window
 from perennial.spec import Pipeline
 from ray_jobs.drift.watch import Watched, WatchRequest, watch
 from tests.ray_jobs.drift.world import JUNE, MAY, answered_window, load_rides, register, write_pipeline
@@ -27,30 +28,31 @@ def watched(lake: Lake, folder: Path, as_of: datetime = JUNE, version: int = 1) 
     return watch(WatchRequest(**place, version=version, start=MAY, end=JUNE, as_of=as_of))
 
 
-def verdict(lake: Lake, folder: Path, pipeline: Pipeline, as_of: datetime = JUNE) -> DriftVerdict:
-    return judge_window(watched(lake, folder, as_of).evidence, pipeline.monitoring)
+def verdict(lake: Lake, folder: Path, pipeline: Pipeline, as_of: datetime = JUNE) -> tuple[Signal, Evidence]:
+    evidence = watched(lake, folder, as_of).evidence
+    return judge_window(evidence, pipeline.monitoring), evidence
 
 
 def test_a_window_as_promised_is_held(lake: Lake, pipelines: Path) -> None:
     rides = load_rides(pipelines)
     answered_window(lake, rides, register(lake, rides).version)
-    judged = verdict(lake, pipelines, rides)
+    judged, evidence = verdict(lake, pipelines, rides)
     assert judged.verdict == "hold", judged.reason
-    assert judged.evidence.labelled_rows == 1_500
-    assert judged.evidence.sampled_rows == 600
+    assert evidence.labelled_rows == 1_500
+    assert evidence.sampled_rows == 600
 
 
 def test_a_large_loss_is_retrained_on(lake: Lake, pipelines: Path) -> None:
     rides = load_rides(pipelines)
     answered_window(lake, rides, register(lake, rides).version, noise=1.0)
-    judged = verdict(lake, pipelines, rides)
+    judged, _ = verdict(lake, pipelines, rides)
     assert judged.verdict == "retrain", judged.reason
 
 
 def test_an_input_gone_null_is_paged(lake: Lake, pipelines: Path) -> None:
     rides = load_rides(pipelines)
     answered_window(lake, rides, register(lake, rides).version, noise=1.0, lost="distance_km")
-    judged = verdict(lake, pipelines, rides)
+    judged, _ = verdict(lake, pipelines, rides)
     assert judged.verdict == "page"
     assert "distance_km" in judged.reason
 
@@ -58,8 +60,8 @@ def test_an_input_gone_null_is_paged(lake: Lake, pipelines: Path) -> None:
 def test_labels_that_have_not_arrived_yet_are_not_looked_at(lake: Lake, binary: Path) -> None:
     rides = load_rides(binary)
     answered_window(lake, rides, register(lake, rides).version, noise=1.0)
-    judged = verdict(lake, binary, rides, as_of=datetime(2024, 5, 2, tzinfo=MAY.tzinfo))
-    assert judged.evidence.labelled_rows == pytest.approx(46, abs=2)  # a thirtieth of 1,500, less two hours
+    judged, evidence = verdict(lake, binary, rides, as_of=datetime(2024, 5, 2, tzinfo=MAY.tzinfo))
+    assert evidence.labelled_rows == pytest.approx(46, abs=2)  # a thirtieth of 1,500, less two hours
     assert judged.verdict == "hold"
     assert "inputs decide" in judged.reason
 
@@ -76,8 +78,8 @@ def test_without_labels_shifted_inputs_decide(lake: Lake, binary: Path) -> None:
 def test_a_window_nobody_asked_in_is_paged(lake: Lake, binary: Path) -> None:
     rides = load_rides(binary)
     register(lake, rides)
-    judged = verdict(lake, binary, rides)
-    assert (judged.verdict, judged.evidence.rows) == ("page", 0)
+    judged, evidence = verdict(lake, binary, rides)
+    assert (judged.verdict, evidence.rows) == ("page", 0)
 
 
 def test_rows_of_another_champion_are_counted_and_not_judged(lake: Lake, binary: Path) -> None:

@@ -1,0 +1,110 @@
+"""What a pipeline has been through, as the table of decisions tells it: the windows judged and the retrains they led to.
+
+The policy reads nothing else, so the same rows give the same verdict in `monitor`, in a replay and in a test.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from perennial.rules.evidence import Evidence
+
+Ended = Literal["promoted", "rejected", "inconclusive", "failed", "running", "rolled_back"]
+
+
+class PastWindow(BaseModel, frozen=True):
+    """A window that was judged, with its evidence. `at`: the moment whose knowledge the verdict rests on."""
+
+    decision_id: str
+    start: datetime
+    end: datetime
+    at: datetime
+    verdict: Literal["retrain", "hold", "page"]
+    evidence: Evidence
+    guard: str | None = None
+
+
+class PastRetrain(BaseModel, frozen=True):
+    """A retrain that a decision led to. `at`: the decision's moment; `version`: what it trained, where it came so far."""
+
+    decision_id: str
+    at: datetime
+    ended: Ended
+    version: int | None = None
+    seconds: float | None = None
+
+
+class Past(BaseModel, frozen=True):
+    """Everything the policy knows beside the window it judges; both in the order of their moments."""
+
+    windows: list[PastWindow] = []
+    retrains: list[PastRetrain] = []
+    promoted_at: datetime | None = None
+
+    def until(self, moment: datetime) -> "Past":
+        """What was known at a moment: nothing that was decided later, so a replay cannot see ahead."""
+        return Past(
+            windows=[w for w in self.windows if w.at <= moment],
+            retrains=[r for r in self.retrains if r.at <= moment],
+            promoted_at=self.promoted_at if self.promoted_at and self.promoted_at <= moment else None,
+        )
+
+    def without(self, decision_id: str) -> "Past":
+        """All but the decision that is about to be made (again)."""
+        return self.model_copy(update={"windows": [w for w in self.windows if w.decision_id != decision_id]})
+
+
+def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
+    """The past in rows of the table of decisions, of one pipeline; other kinds than the policy's are passed over.
+
+    A decision to retrain that has not ended is `running`: whether or not a run has claimed it, one is on its way.
+    """
+    found = [dict(row) for row in rows]
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        by_kind.setdefault(row["kind"], []).append(row)
+    windows = [_window(row) for row in by_kind.get("monitor", []) if row["window_start"] is not None]
+    ends = {row["decision_id"]: row for row in by_kind.get("retrain", [])}
+    claims = {row["decision_id"]: row for row in by_kind.get("claim", [])}
+    retrains = [
+        _retrain(row, ends.get(row["decision_id"]), claims.get(row["decision_id"]))
+        for row in by_kind.get("monitor", [])
+        if row["verdict"] == "retrain"
+    ]
+    promotions = [row["as_of"] for row in by_kind.get("promotion", []) if row["verdict"] == "promote"]
+    return Past(
+        windows=sorted(windows, key=lambda w: (w.end, w.at)),
+        retrains=sorted(retrains, key=lambda r: r.at),
+        promoted_at=max(promotions, default=None),
+    )
+
+
+def _window(row: Mapping[str, Any]) -> PastWindow:
+    told = json.loads(row["evidence"])
+    return PastWindow(
+        decision_id=row["decision_id"],
+        start=row["window_start"],
+        end=row["window_end"],
+        at=row["as_of"],
+        verdict=row["verdict"],
+        evidence=Evidence.model_validate({"version": row["version"], "rows": 0} | told),
+        guard=told.get("guard"),
+    )
+
+
+def _retrain(
+    decided: Mapping[str, Any], ended: Mapping[str, Any] | None, claim: Mapping[str, Any] | None
+) -> PastRetrain:
+    seconds = None
+    if ended and claim and ended.get("recorded_at") and claim.get("recorded_at"):
+        seconds = (ended["recorded_at"] - claim["recorded_at"]).total_seconds()
+    return PastRetrain(
+        decision_id=decided["decision_id"],
+        at=decided["as_of"],
+        ended=ended["verdict"] if ended else "running",
+        version=ended["version"] if ended else None,
+        seconds=seconds,
+    )

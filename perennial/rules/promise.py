@@ -1,0 +1,87 @@
+"""What a version is held to: its promise from promotion, made sharper, and lowered where it proved too much. Pure.
+
+A promise measured on few rows says little, so the version's first windows sharpen it (by the inverse of their
+variances) as long as they raised no alarm. A retrain that was not promoted has shown that the world had become harder:
+newer rows made no better model. For some windows the champion is held to what it kept in the window that asked for it.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from perennial.rules.evidence import Z_95, Performance
+from perennial.rules.metrics import Interval, gain, higher_is_better
+from perennial.rules.past import Past, PastWindow
+from perennial.spec import Monitoring
+
+SHARPENED_BY = 3  # windows: later ones are what is judged
+
+
+def promise_for(
+    promised: Interval, metric: str, version: int, past: Past, policy: Monitoring, start: datetime
+) -> Interval:
+    """The promise for a window of `version` that begins at `start`.
+
+    Args:
+        promised: the metric on the holdout rows at promotion, with its interval; NaN bounds where it has none.
+        past: as it was known at the moment of the judgement (`Past.until`).
+    """
+    own = [w for w in past.windows if w.evidence.version == version and w.evidence.performance and w.start < start]
+    lowered = _after_rejection(past, own, policy)
+    if lowered:
+        return lowered
+    quiet = [w for w in own[:SHARPENED_BY] if w.verdict == "hold" and w.guard is None and _kept(w)]
+    found = _pool([promised, *(_seen(w) for w in quiet)])
+    return _season(found, metric, past, policy, start)
+
+
+def _after_rejection(past: Past, own: Sequence[PastWindow], policy: Monitoring) -> Interval | None:
+    """For a while only, twice as long after each rejection: newer rows may come to make a better model after all."""
+    rejected = {r.decision_id for r in past.retrains if r.ended in ("rejected", "inconclusive")}
+    asked = [number for number, window in enumerate(own) if window.decision_id in rejected]
+    if not asked or len(own) - asked[-1] > policy.of_windows * 2 ** (len(asked) - 1):
+        return None
+    return _seen(own[asked[-1]])
+
+
+def _kept(window: PastWindow) -> bool:
+    seen = window.evidence.performance
+    return seen is not None and seen.certain_loss_share <= 0
+
+
+def _seen(window: PastWindow) -> Interval:
+    seen = window.evidence.performance
+    assert seen is not None
+    return Interval(seen.measured, seen.low, seen.high)
+
+
+def _pool(intervals: Sequence[Interval]) -> Interval:
+    first = intervals[0]
+    errors = [(i.high - i.low) / (2 * Z_95) for i in intervals]
+    if not math.isfinite(errors[0]) or errors[0] <= 0:
+        return first
+    usable = [(i.value, e) for i, e in zip(intervals, errors, strict=True) if math.isfinite(e) and e > 0]
+    weights = [1 / e**2 for _, e in usable]
+    value = sum(v * w for (v, _), w in zip(usable, weights, strict=True)) / sum(weights)
+    half = Z_95 / math.sqrt(sum(weights))
+    return Interval(value, value - half, value + half)
+
+
+def _season(found: Interval, metric: str, past: Past, policy: Monitoring, start: datetime) -> Interval:
+    """Lower the promise by what was lost in the window a season earlier: then it was no reason to retrain either."""
+    before = season_before(past, policy, start)
+    seen: Performance | None = before.evidence.performance if before else None
+    if seen is None or seen.loss <= 0:
+        return found
+    shift = -seen.loss if higher_is_better(metric) else seen.loss
+    lowered = Interval(*(value + shift for value in found))
+    return lowered if gain(metric, lowered.value, found.value) < 0 else found
+
+
+def season_before(past: Past, policy: Monitoring, start: datetime) -> PastWindow | None:
+    """The window one season earlier: the one that begins nearest, within half its length; None where there is none."""
+    if policy.season is None:
+        return None
+    then = start - policy.season
+    near = [w for w in past.windows if abs(w.start - then) <= (w.end - w.start) / 2]
+    return min(near, key=lambda w: abs(w.start - then), default=None)
