@@ -99,5 +99,7 @@ class Monitoring:
         if self.window.rows < 1:
             found.append((f"a window of {self.window.rows} rows holds none.", "window"))
         if self.reopen_share is not None and not 0 < self.reopen_share <= 1:
-            found.append((f"reopen_share is {self.reopen_share:g}; it is above 0 and at most 1, or None.", "reopen_share"))
+            found.append(
+                (f"reopen_share is {self.reopen_share:g}; it is above 0 and at most 1, or None.", "reopen_share")
+            )
         return found
