@@ -16,7 +16,7 @@ from perennial.rules.metrics import gain, higher_is_better
 from perennial.spec import Monitoring
 
 WORTHLESS_ROC_AUC = 0.5
-USUAL_ROC_AUC_LOSS = 0.02
+USUAL_LOSS = 0.02
 BROKEN_MISSING_RISE = 0.3
 """An input is a broken feed once its share of missing values exceeds the reference's by more than this."""
 Z_95, Z_999 = 1.96, 3.09  # of a two-sided 95% interval; of one chance in a thousand on one side
@@ -63,8 +63,8 @@ class Performance(BaseModel, frozen=True):
 
     @property
     def distance(self) -> float:
-        """How far the promise is from a worthless model: from 0.5 for ROC AUC; for losses the promise itself."""
-        return self.promised - WORTHLESS_ROC_AUC if higher_is_better(self.metric) else self.promised
+        """How far the promise is from a worthless model."""
+        return distance_from_worthless(self.metric, self.promised)
 
     @property
     def loss(self) -> float:
@@ -234,6 +234,11 @@ class Evidence(BaseModel, frozen=True):
         return [*lost, *(name for name in self.broken if name not in lost)]
 
 
+def distance_from_worthless(metric: str, promised: float) -> float:
+    """From 0.5 for ROC AUC, from 0 for other metrics of which more is better; for losses the promise itself."""
+    return promised - WORTHLESS_ROC_AUC if metric == "roc_auc" else promised
+
+
 def allowed_loss(metric: str, distance: float, policy: Monitoring) -> float:
     """What may be lost against the promise, in the metric's unit: the smaller of the policy's two bounds."""
     own = policy.maximum_loss if policy.maximum_loss is not None else _usual(metric)
@@ -296,9 +301,9 @@ def with_outcomes(evidence: Evidence, policy: Monitoring) -> Evidence:
 
 
 def _estimate_allows(estimate: Estimate, policy: Monitoring) -> float:
-    distance = estimate.promised - WORTHLESS_ROC_AUC if higher_is_better(estimate.metric) else estimate.promised
+    distance = distance_from_worthless(estimate.metric, estimate.promised)
     return max(allowed_loss(estimate.metric, distance, policy), 0.0)
 
 
 def _usual(metric: str) -> float:
-    return USUAL_ROC_AUC_LOSS if metric == "roc_auc" else math.inf
+    return USUAL_LOSS if higher_is_better(metric) else math.inf

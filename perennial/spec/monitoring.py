@@ -28,7 +28,8 @@ class Monitoring:
     Args:
         maximum_loss_share: how far the metric may fall behind what was promised at promotion, as a share of the
             promise's distance from a worthless model (ROC AUC 0.5; for losses, of the promise itself).
-        maximum_loss: the same in the metric's own unit; the smaller of the two counts. None: 0.02 for ROC AUC, else none.
+        maximum_loss: the same in the metric's own unit; the smaller of the two counts. None:
+            0.02 where more is better (ROC AUC, F1, ...), for losses none.
         maximum_drifted_share: share of inputs that may drift (by effect size) while too few labels have arrived.
         drift_effect_size: Wasserstein distance in standard deviations, or Jensen-Shannon distance for categories,
             from which an input counts as drifted.
