@@ -13,16 +13,17 @@ MARK = "perennial-batch"
 """Name of the `meta` element that says which batch a page was made after."""
 
 
-def frame(title: str, mark: str, body: str, data: dict[str, Any] | None = None) -> str:
+def frame(title: str, mark: str, body: str, data: dict[str, Any] | None = None, more_style: str = "") -> str:
     """A whole page.
 
     Args:
         title: plain text; escaped here.
         mark: of the newest batch that the page shows.
         body: HTML, with everything from data escaped.
+        more_style: CSS after the style that all pages share.
         data: what the script shows on pointing at a plot; it stands in the page as JSON that cannot end its element.
     """
-    style, script = _part("page.css"), _part("page.js")
+    style, script = _part("page.css") + more_style, _part("page.js")
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
