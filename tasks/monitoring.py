@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
 from prefect import get_run_logger, task
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
@@ -16,7 +17,7 @@ from perennial.lakehouse.decisions import Decision, find_decision, read_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions
 from perennial.rules.drift import monitor_decision_id, policy_hash
-from perennial.rules.evidence import Evidence
+from perennial.rules.evidence import Evidence, Slice
 from perennial.rules.past import Past, read_past
 from perennial.rules.policy import Verdict, decide
 from perennial.spec import Monitoring, load_pipeline
@@ -87,6 +88,7 @@ def watch_window(
     """Gather a window's evidence and save Evidently's report; watching it again overwrites it alike."""
     from ray_jobs.drift.watch import WatchRequest, watch
 
+    rows = read_decisions(lake, pipeline)
     request = WatchRequest(
         lake=lake,
         pipelines=pipelines,
@@ -96,8 +98,10 @@ def watch_window(
         start=start,
         end=end,
         as_of=as_of,
+        past=read_past(rows.iter_rows(named=True)).until(as_of),
+        promised_slices=_promised_slices(rows, subject.version),
     )
-    return run_job(compute, watch, request, spreads=False)
+    return run_job(compute, watch, request)
 
 
 @task(timeout_seconds=600)
@@ -185,6 +189,24 @@ def show_verdict(decision: Decision, reports_base_url: str) -> None:
         text=f"Evidently report of {decision.pipeline}, {window}",
         description="Drift and quality of a sample, and the figures of all rows",
     )
+
+
+def _promised_slices(decisions: pl.DataFrame, version: int) -> list[Slice]:
+    """What the promotion of a version saw on each slice."""
+    rows = decisions.filter(kind="promotion", version=version, verdict="promote")
+    told = json.loads(rows["evidence"][-1]).get("slices") or [] if rows.height else []
+    return [
+        Slice(
+            column=s["column"],
+            value=s["value"],
+            rows=s["rows"],
+            measured=None,
+            low=None,
+            high=None,
+            promised=s.get("challenger"),
+        )
+        for s in told
+    ]
 
 
 def read_pipeline_past(lake: Lake, pipeline: str, moment: datetime) -> Past:

@@ -168,6 +168,7 @@ class Evidence(BaseModel, frozen=True):
         sample_drift, sample_bounds: the same as Evidently's preset has them on the bounded sample.
         scores: per input every full-data score: ks, wasserstein, psi, jensen_shannon, chi_square (Cramer's V).
         skew: per input the share of logged values that the offline recomputation gives exactly.
+        reliability: of the scores: labelled rows and positives in each of a hundred bins (`perennial.rules.estimate`).
         newest_at: event time of the newest row; `freshness_seconds`: the window's end less that.
     """
 
@@ -193,6 +194,7 @@ class Evidence(BaseModel, frozen=True):
     skew: dict[str, float] = {}
     skew_rows: int = 0
     score_drift: float | None = None
+    reliability: tuple[list[int], list[int]] | None = None
     sampled_rows: int = 0
     newest_at: datetime | None = None
     freshness_seconds: float | None = None

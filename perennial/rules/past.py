@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from perennial.rules.evidence import Evidence
 
+BULKY = ("scores", "sample_drift", "sample_bounds", "skew", "unseen", "outside", "slices", "seasonal_drift")
+"""What no later verdict looks at: a year of windows with hundreds of inputs travels without it."""
 Ended = Literal["promoted", "rejected", "inconclusive", "failed", "running", "rolled_back"]
 
 
@@ -83,7 +85,7 @@ def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
 
 
 def _window(row: Mapping[str, Any]) -> PastWindow:
-    told = json.loads(row["evidence"])
+    told = {name: value for name, value in json.loads(row["evidence"]).items() if name not in BULKY}
     return PastWindow(
         decision_id=row["decision_id"],
         start=row["window_start"],

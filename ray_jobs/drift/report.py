@@ -1,4 +1,4 @@
-"""One Evidently run over a window: its drift preset on bounded samples, and our figures of all rows as its metrics.
+"""One Evidently run over a window: its presets on bounded samples, and our figures of all rows as metrics of its own.
 
 Effect sizes only: p-values go to zero with the number of rows, and a threshold on them would judge the sample's size.
 """
@@ -26,6 +26,7 @@ from ray_jobs.drift.page import render_page
 NUMBER_METHOD = "wasserstein"  # normed by the reference's standard deviation
 CATEGORY_METHOD = "jensenshannon"
 SCORE = "score"
+ALL_ROWS = "Drift on all rows: "
 
 
 class Figure(SingleValueMetric):
@@ -75,18 +76,19 @@ def judge_samples(
     }
     tested = bounds(evidence, policy)
     items: list[Any] = [_tested(check, value, *tested[check]) for check, value in figures(evidence, policy).items()]
+    items += [
+        _tested(f"{ALL_ROWS}{name}", size, "at_most", evidence.drift_bounds[name])
+        for name, size in evidence.drift.items()
+    ]
     if comparable:
         items += _drift_metrics(comparable, limits, policy)
         snapshot = Report(items, include_tests=True).run(_dataset(current, comparable), _dataset(reference, comparable))
     else:  # an empty window has nothing to compare: the report is of the figures alone
         snapshot = Report(items, include_tests=True).run(pd.DataFrame({"rows": [evidence.rows]}), None)
-    drift = _effect_sizes(snapshot)
+    drift = {name: size for name, size in _effect_sizes(snapshot).items() if name != SCORE}
     judged = evidence.model_copy(
         update={
             "tests": [_outcome(result) for result in snapshot.tests_results],
-            "score_drift": drift.pop(SCORE, None),
-            "drift": drift,
-            "drift_bounds": {name: limits[name] for name in drift},
             "sample_drift": drift,
             "sample_bounds": {name: limits[name] for name in drift},
             "sampled_rows": current.height,
@@ -118,8 +120,8 @@ def _limit(current: pl.Series, reference: pl.Series, kind: InputKind, policy: Mo
     return drift_bound(kind, policy, rows, reference_rows, values, columns)
 
 
-def _tested(check: Check, value: float, relation: str, bound: float) -> Figure:
-    return Figure(figure=check.value, value=value, tests=[gte(bound) if relation == "at_least" else lte(bound)])
+def _tested(name: str, value: float, relation: str, bound: float) -> Figure:
+    return Figure(figure=str(name), value=value, tests=[gte(bound) if relation == "at_least" else lte(bound)])
 
 
 def _has_values(rows: pl.DataFrame, name: str) -> bool:

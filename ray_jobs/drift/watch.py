@@ -1,12 +1,10 @@
 """Watch one window: its predictions, the labels known by a moment, and the version's reference, through Evidently.
 
-predictions ─┐
-labels ──────┼─► figures of all rows ─┐
-reference ───┴─► bounded samples ─────┴─► one Evidently run ─► evidence, report on S3
+predictions ─┐   ┌─► sketches of all rows ─┐
+labels ──────┼───┼─► metrics, estimate ────┼─► one Evidently run ─► evidence, report on S3
+reference ───┴───┴─► bounded samples ──────┘
 """
 
-import json
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,21 +14,34 @@ from pydantic import BaseModel
 
 from perennial.lakehouse.artifacts import MODEL, read_artifact_file, read_reference
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.registry import ModelVersion, read_version
+from perennial.lakehouse.registry import read_version
 from perennial.rules.description import ModelDescription
 from perennial.rules.drift import policy_hash, window_name
-from perennial.rules.evidence import Evidence, Performance
-from perennial.rules.metrics import bootstrap
+from perennial.rules.evidence import Evidence, Slice
+from perennial.rules.feeds import find_broken, find_few_rows
+from perennial.rules.past import Past
+from perennial.rules.promise import promise_for, season_before
+from perennial.rules.sketch import Sketch
+from perennial.rules.tabular import InputKind
 from perennial.spec import Pipeline, load_pipeline
+from ray_jobs.drift.distances import column_evidence, seasonal_drift
+from ray_jobs.drift.measure import SEED, estimate, measure, measure_slices, read_promise, window_reliability
 from ray_jobs.drift.page import save_static
 from ray_jobs.drift.report import judge_samples
-from ray_jobs.drift.window import LABEL, join_labels, read_answers, sample_evenly
-
-SEED = 13  # of samples and bootstrap: a window watched twice gives the same evidence
+from ray_jobs.drift.skew import match_shares
+from ray_jobs.drift.states import load_states, reference_edges, save_states
+from ray_jobs.drift.together import tell_apart
+from ray_jobs.drift.window import LABEL, Answers, event_time_of, join_labels, read_window, sample_evenly
 
 
 class WatchRequest(BaseModel, frozen=True):
-    """Which window of which version to watch, with the knowledge of which moment; `champion` serves by now."""
+    """Which window of which version to watch, with the knowledge of which moment; `champion` serves by now.
+
+    Args:
+        past: the windows and retrains before, as the table of decisions tells them.
+        promised_slices: what the promotion saw on each slice.
+        reopened: the window was judged before, and labels that came late ask for another look.
+    """
 
     lake: Lake
     pipelines: Path
@@ -40,6 +51,9 @@ class WatchRequest(BaseModel, frozen=True):
     end: datetime
     as_of: datetime
     champion: int | None = None
+    past: Past = Past()
+    promised_slices: list[Slice] = []
+    reopened: bool = False
 
 
 class Watched(BaseModel, frozen=True):
@@ -53,70 +67,106 @@ class Watched(BaseModel, frozen=True):
 def watch(request: WatchRequest) -> Watched:
     """Gather a window's evidence and save it beside Evidently's report. Watching it again overwrites both alike."""
     pipeline = load_pipeline(request.pipeline, request.pipelines)
-    answers = read_answers(request.lake, pipeline, request.start, request.end, role="champion")
-    answers = join_labels(request.lake, pipeline, answers, request.as_of)
-    own = answers.filter(version=request.version) if answers.height else answers
+    policy = pipeline.monitoring
     version = read_version(request.lake, request.pipeline, request.version)
     artifact = (request.lake, request.pipeline, version.artifact_id, version.manifest_sha256)
     reference = read_reference(*artifact)
     inputs = ModelDescription.model_validate_json(read_artifact_file(*artifact, MODEL)).inputs
-    evidence = Evidence(
+    edges = reference_edges(reference, inputs)
+    seen = read_window(request.lake, pipeline, request.version, request.start, request.end, edges)
+    own = join_labels(request.lake, pipeline, seen.rows, request.as_of)
+    past = request.past.until(request.as_of)
+    evidence = _performance_evidence(request, pipeline, own, reference, past, seen)
+    current = sample_evenly(own, policy.sample_rows, SEED)
+    compared = sample_evenly(reference, policy.sample_rows, SEED)
+    evidence = evidence.model_copy(update=_feature_evidence(request, pipeline, current, compared, inputs, past, seen))
+    evidence = evidence.model_copy(update=column_evidence(seen.sketches, reference, edges, inputs, policy))
+    evidence = evidence.model_copy(update={"seasonal_drift": _season(request, pipeline, past, seen.sketches, inputs)})
+    judged = judge_samples(current, compared, inputs, evidence, policy)
+    return _save(request, pipeline, judged.evidence, judged.page, seen.sketches)
+
+
+def _performance_evidence(
+    request: WatchRequest, pipeline: Pipeline, own: pl.DataFrame, reference: pl.DataFrame, past: Past, seen: Answers
+) -> Evidence:
+    metric, policy = pipeline.metric, pipeline.monitoring
+    told = read_promise(read_version(request.lake, request.pipeline, request.version), metric)
+    promise = promise_for(told, metric, request.version, past, policy, request.start)
+    performance = measure(own, metric, promise)
+    state = window_reliability(own) if pipeline.model.task == "binary" else None
+    counts = (state.rows.astype(int).tolist(), state.positives.astype(int).tolist()) if state else None
+    newest = own[event_time_of(pipeline)].max() if own.height else None
+    assert newest is None or isinstance(newest, datetime)
+    return Evidence(
         version=request.version,
-        rows=own.height,
-        other_rows=answers.height - own.height,
+        rows=seen.count,
+        other_rows=seen.other_rows,
         replaced_by=request.champion if request.champion != request.version else None,
         labelled_rows=own.height - own[LABEL].null_count() if own.height else 0,
-        performance=_measure(own, pipeline, _promise(version, pipeline.metric)),
-        missing=_missing_rise(own, reference, inputs),
+        performance=performance,
+        slices=measure_slices(own, pipeline, metric, request.promised_slices),
+        estimate=estimate(own, reference, pipeline.label.name, request.version, promise, metric, past, performance),
+        reliability=counts,
+        newest_at=newest,
+        freshness_seconds=(request.end - newest).total_seconds() if newest else None,
     )
-    judged = judge_samples(
-        sample_evenly(own, pipeline.monitoring.sample_rows, SEED),
-        sample_evenly(reference, pipeline.monitoring.sample_rows, SEED),
-        inputs,
-        evidence,
-        pipeline.monitoring,
-    )
-    return _save(request, pipeline, judged.evidence, judged.page)
 
 
-def _promise(version: ModelVersion, metric: str) -> float:
-    """The metric on the holdout rows, which the version was promoted on and never trained on."""
-    metrics = json.loads(version.metrics)
-    if metric not in metrics:
-        raise ValueError(
-            f"version {version.version} of {version.pipeline} was trained without the metric {metric}; it has "
-            f"{sorted(metrics)}, so there is no promise to hold it to. Train a version with the pipeline's file as it is now."
-        )
-    return float(metrics[metric]["value"])
-
-
-def _measure(rows: pl.DataFrame, pipeline: Pipeline, promise: float) -> Performance | None:
-    labelled = rows.drop_nulls(LABEL) if rows.height else rows
-    if labelled.is_empty():
-        return None
-    seen = bootstrap(pipeline.metric, labelled[LABEL].to_numpy(), labelled["score"].to_numpy(), seed=SEED)
-    if not all(math.isfinite(value) for value in (*seen, promise)):
-        return None  # labels of one class only: ROC AUC is not defined
-    return Performance(metric=pipeline.metric, promised=promise, measured=seen.value, low=seen.low, high=seen.high)
-
-
-def _missing_rise(rows: pl.DataFrame, reference: pl.DataFrame, inputs: Mapping[str, str]) -> dict[str, float]:
-    if rows.is_empty():
+def _feature_evidence(
+    request: WatchRequest,
+    pipeline: Pipeline,
+    current: pl.DataFrame,
+    reference: pl.DataFrame,
+    inputs: Mapping[str, InputKind],
+    past: Past,
+    seen: Answers,
+) -> dict[str, object]:
+    """What samples show: broken feeds, inputs together, skew; and whether the window has its usual rows."""
+    if current.is_empty():
         return {}
-    return {name: _missing_share(rows[name]) - _missing_share(reference[name]) for name in inputs}
+    broken = find_broken(current, reference, inputs)
+    length = request.end - request.start
+    earlier = [w for w in past.windows if w.end <= request.start and w.end - w.start == length]
+    few = find_few_rows(seen.count + seen.other_rows, [w.evidence.rows + w.evidence.other_rows for w in earlier])
+    shares, rows = match_shares(request.lake, pipeline, current, inputs, request.as_of)
+    return {
+        "broken": broken | ({"feed": few} if few else {}),
+        "together": tell_apart(current, reference, inputs, SEED),
+        "skew": shares,
+        "skew_rows": rows,
+    }
 
 
-def _missing_share(values: pl.Series) -> float:
-    missing = values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0)
-    return missing / max(values.len(), 1)
+def _season(
+    request: WatchRequest, pipeline: Pipeline, past: Past, states: Mapping[str, Sketch], inputs: Mapping[str, InputKind]
+) -> dict[str, float] | None:
+    before = season_before(past, pipeline.monitoring, request.start)
+    if before is None:
+        return None
+    kept = load_states(
+        request.lake, _stem(request, pipeline, before.start, before.end, before.evidence.version) + ".parquet"
+    )
+    if any(kept[name].edges != states[name].edges for name in inputs if name in kept):
+        # Another version's edges then: read that window again with this one's.
+        edges = {name: state.edges for name, state in states.items()}
+        place = (request.lake, pipeline, before.evidence.version, before.start, before.end)
+        kept = dict(read_window(*place, edges).sketches)
+    return seasonal_drift(states, kept, inputs) if kept else None
 
 
-def _save(request: WatchRequest, pipeline: Pipeline, evidence: Evidence, page: str) -> Watched:
+def _stem(request: WatchRequest, pipeline: Pipeline, start: datetime, end: datetime, version: int) -> str:
     # The policy is part of the name: its report must not overwrite what another policy's decision rests on.
-    window = f"{window_name(request.start, request.end)}-v{request.version}-{policy_hash(pipeline.monitoring)[:8]}"
-    stem = f"reports/{request.pipeline}/monitor/{window}"
+    window = f"{window_name(start, end)}-v{version}-{policy_hash(pipeline.monitoring)[:8]}"
+    return f"reports/{request.pipeline}/monitor/{window}"
+
+
+def _save(
+    request: WatchRequest, pipeline: Pipeline, evidence: Evidence, page: str, states: Mapping[str, Sketch]
+) -> Watched:
+    stem = _stem(request, pipeline, request.start, request.end, request.version) + ("-late" if request.reopened else "")
     files = request.lake.files()
     save_static(request.lake, files)
     files.pipe_file(request.lake.uri(f"{stem}.html"), page.encode())
     files.pipe_file(request.lake.uri(f"{stem}.json"), evidence.model_dump_json(indent=1).encode())
+    save_states(request.lake, f"{stem}.parquet", states)
     return Watched(evidence=evidence, report=f"{stem}.html", evidence_file=f"{stem}.json")

@@ -1,6 +1,7 @@
 """What was answered in a window of event time, with the labels known by a moment, and even samples of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -11,9 +12,47 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOr
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_known
 from perennial.lakehouse.tables import read_snapshot
+from perennial.rules.sketch import Edges, Sketch, sketch_frame
 from perennial.spec import Pipeline
+from ray_jobs.drift.states import sketch_files, window_filter
 
 LABEL = "_label"
+LARGE_ROWS = 2_000_000
+"""From so many rows on a window is never held whole: sketches by Ray, and an even part of the rows for all else."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a version answered in a window.
+
+    Args:
+        rows: each row once, as answered last, by event time; of a large window an even part.
+        sketches: the state of every column on all rows.
+        count: rows there are, whatever of them is in `rows`.
+        other_rows: rows of the window that other champions answered.
+    """
+
+    rows: pl.DataFrame
+    sketches: dict[str, Sketch]
+    count: int
+    other_rows: int
+
+
+def read_window(
+    lake: Lake, pipeline: Pipeline, version: int, start: datetime, end: datetime, edges: Mapping[str, Edges]
+) -> Answers:
+    """A version's window as champion; a large one is read once, by Ray, and not held."""
+    event_time = event_time_of(pipeline)
+    planned = _planned_rows(lake, pipeline, start, end)
+    if planned < LARGE_ROWS:
+        answers = read_answers(lake, pipeline, start, end, role="champion")
+        own = answers.filter(version=version) if answers.height else answers
+        empty = pl.DataFrame(schema=dict.fromkeys(edges, pl.Null))
+        return Answers(own, sketch_frame(own if own.height else empty, edges), own.height, answers.height - own.height)
+    sketches = sketch_files(lake, pipeline.name, window_filter(event_time, start, end, "champion", version), edges)
+    count = max((state.rows + state.missing for state in sketches.values()), default=0)
+    rows = read_part(lake, pipeline, version, start, end, share=LARGE_ROWS / planned)
+    return Answers(rows, sketches, count, planned - count)
 
 
 def read_answers(
@@ -29,6 +68,35 @@ def read_answers(
     key = list(pipeline.entity_source.key)
     latest = rows.sort("answered_at", "request_id", "row_index").unique([*key, "version"], keep="last")
     return latest.sort(event_time_of(pipeline), *key)
+
+
+def read_part(
+    lake: Lake, pipeline: Pipeline, version: int, start: datetime, end: datetime, share: float
+) -> pl.DataFrame:
+    """About `share` of a version's rows of a window, drawn by a hash of their key: the same ones at every look."""
+    event_time, key = event_time_of(pipeline), list(pipeline.entity_source.key)
+    table = lake.catalog().load_table(lake.table(pipeline.name, "predictions"))
+    scan = table.scan(row_filter=window_filter(event_time, start, end, "champion", version))
+    kept = []
+    for batch in scan.to_arrow_batch_reader():
+        rows = pl.DataFrame(pl.from_arrow(batch))
+        kept.append(rows.filter(pl.struct(key).hash(seed=13) < int(share * 2**64)))
+    rows = pl.concat(kept)
+    latest = rows.sort("answered_at", "request_id", "row_index").unique([*key, "version"], keep="last")
+    return latest.sort(event_time, *key)
+
+
+def _planned_rows(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime) -> int:
+    """At most so many champion rows lie in the window, by the files' counts."""
+    event_time = event_time_of(pipeline)
+    within = And(
+        GreaterThanOrEqual(term=event_time, value=start.isoformat()), LessThan(term=event_time, value=end.isoformat())
+    )
+    try:
+        table = lake.catalog().load_table(lake.table(pipeline.name, "predictions"))
+    except NoSuchTableError:
+        return 0
+    return sum(task.file.record_count for task in table.scan(row_filter=within).plan_files())
 
 
 def last_version(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime) -> int | None:

@@ -1,0 +1,122 @@
+"""Broken feeds, told apart from drift: another unit, a stuck value, recoded categories, half of the rows. Pure.
+
+The world drifts by moving and widening; a feed breaks by what the world does not do. Each finding is one sentence.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from perennial.rules.tabular import InputKind
+
+SMALLEST_SAMPLE = 200
+STUCK_SHARE, USUAL_SHARE = 0.98, 0.6  # of one value: now, and at most in the reference
+RECODED_SHARE = 0.5  # of rows with values the reference never held
+FEW_ROWS_SHARE, COMPARABLE_WINDOWS = 0.6, 8
+SMALLEST_FACTOR = 1.5  # of a unit: a smaller change of scale is drift
+WILD_FACTOR = 5.0  # about zero: no world grows so much wilder from one window to the next
+SHAPE_TOLERANCE = 0.05  # largest distance of the distribution functions once the unit is undone
+OFFSET_TOLERANCE = 0.05  # of the reference's deviation
+CENTRED = 0.25  # a mean of fewer deviations than this says nothing of a factor
+UNITS: Mapping[str, tuple[float, float]] = {  # new = factor * old + offset
+    "Celsius to Fahrenheit": (1.8, 32.0),
+    "Fahrenheit to Celsius": (1 / 1.8, -32 / 1.8),
+    "Celsius to Kelvin": (1.0, 273.15),
+    "Kelvin to Celsius": (1.0, -273.15),
+}
+
+
+def find_broken(current: pl.DataFrame, reference: pl.DataFrame, inputs: Mapping[str, InputKind]) -> dict[str, str]:
+    """What looks broken about each input's feed, in words.
+
+    Args:
+        current: a sample of the window, in the order of event time: a feed that broke half way shows in its later half.
+        reference: a sample of the reference.
+    """
+    found = {}
+    for name, kind in inputs.items():
+        then = reference[name].drop_nulls()
+        for rows in (current, current.slice(current.height // 2)):
+            now = rows[name].drop_nulls()
+            if len(now) < SMALLEST_SAMPLE or len(then) < SMALLEST_SAMPLE:
+                continue
+            trouble = _stuck(now, then) or (_another_unit(now, then) if kind == "number" else _recoded(now, then))
+            if trouble:
+                found[name] = trouble
+                break
+    return found
+
+
+def find_few_rows(rows: int, earlier: Sequence[int]) -> str | None:
+    """Whether a window has far fewer rows than any of the comparable ones before it (at least three), in words."""
+    comparable = [count for count in earlier[-COMPARABLE_WINDOWS:] if count]
+    if len(comparable) < 3 or rows >= FEW_ROWS_SHARE * min(comparable):
+        return None
+    usual = sorted(comparable)[len(comparable) // 2]
+    return f"{rows:,} rows where the {len(comparable)} windows before had {min(comparable):,} at least, {usual:,} as a rule"
+
+
+def _stuck(now: pl.Series, then: pl.Series) -> str | None:
+    value, share = _commonest(now)
+    if share < STUCK_SHARE or _commonest(then)[1] > USUAL_SHARE:
+        return None
+    return f"stuck: {share:.0%} of its values are {value!s:.40}"
+
+
+def _commonest(values: pl.Series) -> tuple[object, float]:
+    counted = values.value_counts(sort=True)
+    return counted.item(0, 0), counted.item(0, 1) / len(values)
+
+
+def _recoded(now: pl.Series, then: pl.Series) -> str | None:
+    known = then.cast(pl.String).unique()
+    share = 1 - now.cast(pl.String).is_in(known.implode()).mean()  # type: ignore[operator]  # a mean of booleans
+    if share < RECODED_SHARE or len(known) > len(then) / 3:  # names that are nearly all new are no code
+        return None
+    example = now.cast(pl.String).filter(~now.cast(pl.String).is_in(known.implode()))[0]
+    return f"recoded: {share:.0%} of its values were never seen before, such as {example!s:.40}"
+
+
+def _another_unit(now: pl.Series, then: pl.Series) -> str | None:
+    new, old = (_numbers(values) for values in (now, then))
+    spread, deviation = new.std(), old.std()
+    if deviation <= 0 or spread <= 0 or len(new) < SMALLEST_SAMPLE:
+        return None
+    for name, (factor, offset) in UNITS.items():
+        if _same_shape((new - offset) / factor, old) and not _same_shape(new, old):
+            return f"another unit: as if from {name}"
+    factor = _factor(new, old)
+    if abs(math.log(factor)) < math.log(SMALLEST_FACTOR) or not _same_shape(new / factor, old):
+        return None
+    if abs(old.mean()) < CENTRED * deviation and abs(math.log(factor)) < math.log(WILD_FACTOR):
+        return None  # values about zero: a wider world looks the same as another unit
+    return f"another unit: its values are {factor:.4g} times the reference's, in the same shape"
+
+
+def _factor(new: NDArray[np.float64], old: NDArray[np.float64]) -> float:
+    """The factor between quantiles, by least squares through zero on logarithms of their size."""
+    places = np.linspace(0.02, 0.98, 49)
+    now, then = np.quantile(new, places), np.quantile(old, places)
+    usable = (np.abs(then) > 1e-9 * np.abs(then).max()) & (np.sign(now) == np.sign(then)) & (now != 0)
+    if not usable.any():
+        return 1.0
+    return float(np.exp(np.median(np.log(np.abs(now[usable] / then[usable])))))
+
+
+def _same_shape(now: NDArray[np.float64], then: NDArray[np.float64]) -> bool:
+    """Whether two samples have one distribution, but for sampling: by mean, deviation and Kolmogorov-Smirnov distance."""
+    both = np.sort(np.concatenate([now, then]))
+    apart = np.searchsorted(np.sort(now), both, "right") / len(now) - np.searchsorted(
+        np.sort(then), both, "right"
+    ) / len(then)
+    chance = 1.63 * math.sqrt(1 / len(now) + 1 / len(then))  # Kolmogorov's bound at one chance in a hundred
+    moved = abs(now.mean() - then.mean()) / then.std()
+    return bool(np.abs(apart).max() <= max(SHAPE_TOLERANCE, chance) and moved <= OFFSET_TOLERANCE + chance)
+
+
+def _numbers(values: pl.Series) -> NDArray[np.float64]:
+    numbers = values.cast(pl.Float64).to_numpy()
+    return np.asarray(numbers[np.isfinite(numbers)], dtype=np.float64)
