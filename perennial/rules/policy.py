@@ -165,6 +165,13 @@ def _too_few_alarms(
         return None
     earlier = [w for w in past.windows if w.evidence.version == evidence.version and w.start < start]
     window = earlier[-(policy.of_windows - 1) :] if policy.of_windows > 1 else []
+    rejected = {r.decision_id for r in past.retrains if r.ended in ("rejected", "inconclusive")}
+    if any(w.decision_id in rejected for w in earlier):
+        return Guard(
+            name="alarms",
+            reason=f"But a retrain for version {evidence.version} was not promoted before: the next one needs a loss "
+            "beyond doubt (one chance in a thousand).",
+        )
     alarms = 1 + sum(_alarmed(w, policy) for w in window)
     if alarms >= policy.alarms:
         return None

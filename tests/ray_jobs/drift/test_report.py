@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from perennial.rules.evidence import Check, Evidence, Performance
+from perennial.rules.evidence import Check, Evidence, Performance, with_outcomes
 from perennial.spec import Monitoring
 from ray_jobs.drift.report import Judged, judge_samples
 from ray_jobs.drift.window import sample_evenly
@@ -36,12 +36,11 @@ def judge(current: pl.DataFrame, **figures: object) -> Judged:
 def test_no_shift_passes_every_test() -> None:
     evidence = judge(sample(shift=0.01)).evidence
     assert [test.name for test in evidence.tests if not test.passed] == []
-    assert set(evidence.drift) == set(INPUTS)
-    assert evidence.score_drift is not None
+    assert set(evidence.sample_drift) == set(INPUTS)
 
 
 def test_drift_is_an_effect_size_and_does_not_grow_with_the_number_of_rows() -> None:
-    few, many = (judge(sample(shift=0.5, rows=rows)).evidence.drift["wind"] for rows in (500, 20_000))
+    few, many = (judge(sample(shift=0.5, rows=rows)).evidence.sample_drift["wind"] for rows in (500, 20_000))
     assert few == pytest.approx(0.5, abs=0.15)
     assert many == pytest.approx(0.5, abs=0.1)
 
@@ -62,10 +61,34 @@ def test_most_inputs_drifting_fails_the_share_of_drifted_inputs() -> None:
     assert judge(shifted).evidence.fails(Check.DRIFT)
 
 
+def test_full_data_scores_are_tests_of_the_same_report_and_a_disagreement_is_said() -> None:
+    full = {"drift": {"wind": 0.4, "hour": 0.0}, "drift_bounds": {"wind": 0.1, "hour": 0.1}}
+    evidence = judge(sample(), **full).evidence
+    outcomes = {test.name: test.passed for test in evidence.tests}
+    assert outcomes["Drift on all rows: wind"] is False
+    assert outcomes["Drift on all rows: hour"] is True
+    assert evidence.disagreements == ["wind"]
+
+
+def test_the_outcomes_are_the_same_without_evidently() -> None:
+    behind = Performance(metric="roc_auc", promised=0.72, measured=0.69, low=0.68, high=0.70)
+    drift = {"drift": {"wind": 0.4, "hour": 0.0}, "drift_bounds": {"wind": 0.1, "hour": 0.1}}
+    for figures in (
+        {"performance": behind},
+        {"rows": 3},
+        {"missing": {"wind": 0.9}},
+        {"broken": {"wind": "stuck"}},
+        drift,
+    ):
+        judged = judge(sample(), **figures).evidence
+        pure = {test.name: test.passed for test in with_outcomes(judged, Monitoring()).tests}
+        assert pure == {test.name: test.passed for test in judged.tests if test.name in pure}
+
+
 def test_a_column_without_values_is_left_to_its_figure() -> None:
     gone = sample().with_columns(wind=pl.lit(None, dtype=pl.Float64))
     evidence = judge(gone, missing={"wind": 1.0}).evidence
-    assert "wind" not in evidence.drift
+    assert "wind" not in evidence.sample_drift
     assert evidence.fails(Check.MISSING)
     assert evidence.broken_inputs == ["wind"]
 
@@ -73,7 +96,7 @@ def test_a_column_without_values_is_left_to_its_figure() -> None:
 def test_an_empty_window_still_has_a_report() -> None:
     evidence = judge(sample().clear(), rows=0, labelled_rows=0, missing={}).evidence
     assert evidence.fails(Check.ROWS)
-    assert evidence.drift == {}
+    assert evidence.sample_drift == {}
 
 
 def test_hostile_text_in_the_data_stays_text() -> None:
