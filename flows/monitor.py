@@ -2,7 +2,7 @@
 
 predictions ─┐
 labels ──────┼─► Evidently ─► verdict ─► decision ─┬─► artifacts, report
-reference ───┘                                     └─► perennial.drift.detected, once the row is committed
+reference ───┘                                     └─► an event, once the row is committed
 """
 
 from datetime import datetime, timedelta
@@ -13,13 +13,13 @@ from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from tasks.monitoring import (
     commit_shipped_predictions,
-    emit_drift,
     find_verdict,
     pick_version,
     record_verdict,
     show_verdict,
     watch_window,
 )
+from tasks.notices import tell_verdict
 
 USUAL_WINDOW = timedelta(days=7)
 
@@ -53,6 +53,5 @@ def monitor(
         watched = watch_window(settings.compute, *place, subject, start, end, as_of)
         decision = record_verdict(*place, watched, start, end, as_of)
     show_verdict(decision, settings.reports_base)
-    if decision.verdict == "retrain":
-        emit_drift(settings.lake, decision)
+    tell_verdict(settings.lake, decision)
     return decision.verdict

@@ -2,6 +2,7 @@
 
 decisions to retrain ─► without an end? ─┬─► no run:   start one
                                          └─► run died: start it again
+pages without a notice ─► tell them again
 """
 
 from datetime import timedelta
@@ -9,7 +10,8 @@ from datetime import timedelta
 from prefect import flow
 
 from flows.settings import Settings
-from tasks.decisions import find_due, start_retrain
+from tasks.decisions import find_due, find_untold, start_retrain
+from tasks.notices import event_of, tell_verdict
 
 
 @flow
@@ -21,4 +23,9 @@ def reconcile(grace_seconds: int = 60, settings: Settings | None = None) -> dict
     """
     settings = settings or Settings()
     due = find_due(settings.lake, timedelta(seconds=grace_seconds))
-    return {decision.decision_id: start_retrain(decision) for decision in due}
+    done = {decision.decision_id: start_retrain(settings.lake, decision) for decision in due}
+    untold = find_untold(settings.lake, timedelta(seconds=grace_seconds))
+    for decision in (decision for decision in untold if event_of(decision) is not None):
+        tell_verdict(settings.lake, decision)
+        done[decision.decision_id] = "told"
+    return done

@@ -1,8 +1,10 @@
 """Act on a decision to retrain: once, however often the bell rings.
 
-decision ─► claim ─► build_features ─► train ─► promote ─┬─► roll_out ─► promoted
+decision ─► claim ─► build_features ─► train ─► promote ─┬─► roll_out ─► promoted, rolled_back
                  └─► already claimed                     └─► rejected, inconclusive
 """
+
+from datetime import datetime
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -14,6 +16,8 @@ from flows.roll_out import roll_out
 from flows.settings import Settings
 from flows.train import train
 from tasks.decisions import claim_retrain, record_retrain
+from tasks.notices import tell_ended, tell_failed, tell_started
+from tasks.serving import RolledBack
 
 
 @flow(flow_run_name="retrain-{pipeline}")
@@ -26,9 +30,25 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
     decision = claim_retrain(settings.lake, decision_id)
     if decision is None:
         return Completed(message="already claimed", data="already claimed")
-    build_features(pipeline, decision.as_of, settings)
-    version = train(pipeline, decision.as_of, decision.reason, settings)
-    verdict = promote(pipeline, version, decision.as_of, settings)
-    if verdict == "promote":
-        roll_out(pipeline, version, decision.as_of, settings)
-    return record_retrain(settings.lake, decision, version, verdict).verdict
+    tell_started(decision)
+    try:
+        build_features(pipeline, decision.as_of, settings)
+        version = train(pipeline, decision.as_of, decision.reason, settings)
+        verdict = promote(pipeline, version, decision.as_of, settings)
+        if verdict == "promote":
+            verdict = _roll_out(pipeline, version, decision.as_of, settings)
+    except Exception as error:
+        tell_failed(settings.lake, decision, f"{type(error).__name__}: {error}")
+        raise
+    ended = record_retrain(settings.lake, decision, version, verdict)
+    tell_ended(ended)
+    return ended.verdict
+
+
+def _roll_out(pipeline: str, version: int, as_of: datetime, settings: Settings) -> str:
+    """`promote`, or `rolled_back` where the endpoint did not come to the version: an end, not a failure to try again."""
+    try:
+        roll_out(pipeline, version, as_of, settings)
+    except RolledBack:
+        return "rolled_back"
+    return "promote"

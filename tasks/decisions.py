@@ -3,8 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import polars as pl
 from prefect import get_run_logger, task
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
@@ -38,12 +40,16 @@ def claim_retrain(lake: Lake, decision_id: str) -> Decision | None:
     if not claim_decision(lake, decision_id, str(flow_run.id), decision.as_of):
         get_run_logger().info("decision %s is claimed by another run", decision_id)
         return None
+    if decision.verdict != "retrain":
+        raise ValueError(
+            f"decision {decision_id!r} says {decision.verdict}, not retrain: {decision.reason} Nothing was started."
+        )
     return decision
 
 
 @task
 def record_retrain(lake: Lake, decision: Decision, version: int, verdict: str) -> Decision:
-    """Record how a retraining ended: promoted, rejected or inconclusive."""
+    """Record how a retraining ended: promoted, rejected, inconclusive or rolled back."""
     ended = {"promote": "promoted", "reject": "rejected"}.get(verdict, verdict)
     judged = read_decisions(lake, decision.pipeline).filter(kind="promotion", version=version)
     return record_decision(
@@ -79,16 +85,11 @@ def find_due(lake: Lake, grace: timedelta) -> list[Due]:
 
 
 @task
-def start_retrain(due: Due) -> str:
+def start_retrain(lake: Lake, due: Due) -> str:
     """Start what an event should have started, or start again a run that died half way; return what was done."""
     logger = get_run_logger()
     if due.claimant is None:
-        run_deployment(
-            RETRAIN,
-            parameters={"pipeline": due.pipeline, "decision_id": due.decision_id},
-            idempotency_key=f"retrain/{due.decision_id}",
-            timeout=0,
-        )
+        _run_once(due)
         logger.warning("decision %s had no run: started", due.decision_id)
         return "started"
     with get_client(sync_client=True) as client:
@@ -105,7 +106,58 @@ def start_retrain(due: Due) -> str:
             logger.error(
                 "decision %s: run %s ended %s after %d tries", due.decision_id, run.name, run.state.name, run.run_count
             )
+            _record_failure(lake, due, run.name, run.run_count, run.state.message or str(run.state.name))
             return "given up"
         client.set_flow_run_state(run.id, Scheduled(message="reconcile: start again where it ended"), force=True)
     logger.warning("decision %s: run %s ended %s; started again", due.decision_id, run.name, run.state.name)
     return "started again"
+
+
+@task
+def find_untold(lake: Lake, grace: timedelta) -> list[Decision]:
+    """Verdicts other than retrain that somebody should hear of, older than `grace`, whose event nobody recorded."""
+    rows = read_decisions(lake)
+    told = set(rows.filter(kind="notice")["decision_id"])
+    before = datetime.now(UTC) - grace
+    quiet = rows.filter((pl.col("kind") == "monitor") & (pl.col("verdict") != "retrain"))
+    late = quiet.filter(pl.col("recorded_at") < before)
+    return [
+        Decision.model_validate({name: row[name] for name in Decision.model_fields})
+        for row in late.iter_rows(named=True)
+        if row["decision_id"] not in told
+    ]
+
+
+def _run_once(due: Due) -> None:
+    """A run under a key of the decision's own; where that one has ended without a claim, one under the next key."""
+    key = f"retrain/{due.decision_id}"
+    for _ in range(TRIES):
+        run = run_deployment(
+            RETRAIN,
+            parameters={"pipeline": due.pipeline, "decision_id": due.decision_id},
+            idempotency_key=key,
+            timeout=0,
+        )
+        assert isinstance(run, FlowRun)
+        if run.state is None or not run.state.is_final():
+            return
+        key = f"{key}/after-{run.id}"
+
+
+def _record_failure(lake: Lake, due: Due, run: str, tries: int, message: str) -> None:
+    decision = find_decision(lake, "monitor", due.decision_id)
+    assert decision is not None
+    record_decision(
+        lake,
+        decision.model_copy(
+            update={
+                "kind": "retrain",
+                "version": None,
+                "verdict": "failed",
+                "reason": f"run {run} ended {tries} times without an end ({message}); the champion serves on. Look at the "
+                "run's log; the next window that asks for a retrain gets a new decision.",
+                "evidence": "{}",
+                "run_id": due.claimant or "",
+            }
+        ),
+    )

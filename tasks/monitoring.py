@@ -1,4 +1,4 @@
-"""Monitoring's effects: ship predictions, watch a window, record the verdict, ring the doorbell."""
+"""Monitoring's effects: ship predictions, watch a window, record the verdict, show it."""
 
 import json
 from dataclasses import asdict
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 from prefect import get_run_logger, task
-from prefect.events import emit_event
-from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
@@ -26,8 +24,6 @@ from tasks.telemetry import plain, report_url, show_link, show_markdown, show_ta
 
 if TYPE_CHECKING:
     from ray_jobs.drift.watch import Watched
-
-DRIFT_DETECTED = "perennial.drift.detected"
 
 
 @task(timeout_seconds=600)  # no retries: the committer has its own, and only it knows what landed
@@ -131,37 +127,6 @@ def record_verdict(
             as_of=as_of,
         ),
     )
-
-
-@task
-def emit_drift(lake: Lake, decision: Decision) -> bool:
-    """Ring the doorbell for a committed retrain verdict that nobody has claimed; return whether it was rung.
-
-    The event is sent before the task ends: a process that exits right after it takes unsent events with it. It may
-    still be lost on a server; then `reconcile` finds the row.
-    """
-    if find_decision(lake, "claim", decision.decision_id) is not None:
-        get_run_logger().info("decision %s is claimed already: no event", decision.decision_id)
-        return False
-    emit_event(
-        DRIFT_DETECTED,
-        resource={
-            "prefect.resource.id": f"perennial.pipeline.{decision.pipeline}",
-            "prefect.resource.name": decision.pipeline,
-            "perennial.decision": decision.decision_id,
-        },
-        payload={
-            "pipeline": decision.pipeline,
-            "decision_id": decision.decision_id,
-            "version": decision.version,
-            "window_start": decision.window_start.isoformat() if decision.window_start else None,
-            "window_end": decision.window_end.isoformat() if decision.window_end else None,
-            "as_of": decision.as_of.isoformat(),
-            "reason": decision.reason,
-        },
-    )
-    EventsWorker.instance().drain()
-    return True
 
 
 @task

@@ -9,12 +9,13 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows.monitor import monitor
+from flows.reconcile import reconcile
 from flows.settings import Settings
-from perennial.lakehouse.decisions import claim_decision, read_decisions
+from perennial.lakehouse.decisions import Decision, claim_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from tests.ray_jobs.drift.world import JULY, JUNE, MAY, answered_window, load_rides, register, write_pipeline
 
-EVENT = "perennial.drift.detected"
+EVENT = "perennial.performance.degraded"
 
 
 @pytest.fixture
@@ -49,9 +50,9 @@ def verdicts(lake: Lake) -> pl.DataFrame:
     return read_decisions(lake, "rides").filter(kind="monitor")
 
 
-def bells(decision_id: str, at_least: int = 0) -> list[dict[str, Any]]:
+def bells(decision_id: str, at_least: int = 0, name: str = EVENT) -> list[dict[str, Any]]:
     """The events of a decision, once so many have arrived: the server stores them a moment after it has them."""
-    wanted = {"event": {"name": [EVENT]}, "resource": {"labels": {"perennial.decision": decision_id}}}
+    wanted = {"event": {"name": [name]}, "resource": {"labels": {"perennial.decision": decision_id}}}
     with get_client(sync_client=True) as client:
         for _ in range(2_000):
             found = client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
@@ -93,6 +94,31 @@ def test_a_window_as_promised_is_one_quiet_row_and_a_report(settings: Settings) 
     text = {artifact["key"]: str(artifact["data"]) for artifact in shown}
     assert "Hold" in text["monitor-rides"]
     assert "/rides/monitor/20240601-20240701-v1-" in text["report-rides"]
+
+
+def test_a_broken_feed_is_one_page_that_calls_a_person_and_starts_nothing(settings: Settings) -> None:
+    pipeline = load_rides(settings.pipelines_dir)
+    version = register(settings.lake, pipeline).version
+    answered_window(settings.lake, pipeline, version, noise=1.0, lost="distance_km")
+    assert watch_may(settings) == "page"
+    assert watch_may(settings) == "page"
+    row = verdicts(settings.lake).row(0, named=True)
+    (page,) = bells(row["decision_id"], at_least=1, name="perennial.data.broken")
+    assert page["resource"]["perennial.page"] == "yes"
+    assert list(page["payload"]["broken"]) == ["distance_km"]
+    assert bells(row["decision_id"]) == []
+
+
+def test_a_page_that_was_never_sent_is_sent_by_reconcile(settings: Settings) -> None:
+    decision = Decision(
+        decision_id="silent", pipeline="rides", kind="monitor", verdict="page", reason="no rows", as_of=JUNE,
+        evidence='{"rows": 0, "cause": "silence"}', version=1, window_start=MAY, window_end=JUNE,
+    )  # fmt: skip
+    record_decision(settings.lake, decision)
+    assert reconcile(grace_seconds=3600, settings=settings) == {}
+    assert reconcile(grace_seconds=0, settings=settings) == {"silent": "told"}
+    assert reconcile(grace_seconds=0, settings=settings) == {}
+    assert len(bells("silent", at_least=1, name="perennial.data.broken")) == 1
 
 
 def test_nothing_is_decided_while_nothing_serves(settings: Settings) -> None:
