@@ -1,11 +1,11 @@
-"""Watch what a model answered in a window, decide, and ring where retraining is due.
+"""Watch what a model answered in a window, decide, and ring where something is due.
 
 predictions ─┐
 labels ──────┼─► Evidently ─► verdict ─► decision ─┬─► artifacts, report
 reference ───┘                                     └─► an event, once the row is committed
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from prefect import flow
 
@@ -14,14 +14,12 @@ from flows.settings import Settings
 from tasks.monitoring import (
     commit_shipped_predictions,
     find_verdict,
-    pick_version,
     record_verdict,
     show_verdict,
     watch_window,
 )
 from tasks.notices import tell_verdict
-
-USUAL_WINDOW = timedelta(days=7)
+from tasks.windows import find_reopened, find_window, pick_version
 
 
 @flow(flow_run_name="monitor-{pipeline}")
@@ -34,24 +32,29 @@ def monitor(
 ) -> str:
     """Return the verdict on a window of event time: retrain, hold or page. Running it again changes nothing.
 
+    Windows before it that have got their labels since are judged again first, where the policy says so.
+
     Args:
-        start, end: the window [start, end); by default the seven days before `as_of`.
+        start, end: the window [start, end); by default what the pipeline's policy says of `as_of`.
         as_of: labels known by then count; by default the run's scheduled start.
     """
     settings = settings or Settings()
     as_of = utc(as_of) if as_of else scheduled_start()
-    end = utc(end) if end else as_of
-    start = utc(start) if start else end - USUAL_WINDOW
     place = (settings.lake, settings.pipelines_dir, pipeline)
 
     commit_shipped_predictions(settings.lake, pipeline)
-    subject = pick_version(*place, start, end, as_of)
+    window = find_window(*place, utc(start) if start else None, utc(end) if end else None, as_of)
+    for late in find_reopened(*place, window, as_of):
+        watched = watch_window(settings.compute, *place, late.subject, late.window, as_of, reopened=True)
+        tell_verdict(settings.lake, record_verdict(*place, watched, late.window, as_of, reopened=True))
+
+    subject = pick_version(*place, window, as_of)
     if subject is None:
         return "hold"
-    decision = find_verdict(*place, subject.version, start, end)
+    decision = find_verdict(*place, subject.version, window)
     if decision is None:
-        watched = watch_window(settings.compute, *place, subject, start, end, as_of)
-        decision = record_verdict(*place, watched, start, end, as_of)
+        watched = watch_window(settings.compute, *place, subject, window, as_of)
+        decision = record_verdict(*place, watched, window, as_of)
     show_verdict(decision, settings.reports_base)
     tell_verdict(settings.lake, decision)
     return decision.verdict

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import polars as pl
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
-from pydantic import BaseModel
 
 from perennial.lakehouse.decisions import Decision, find_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions
 from perennial.rules.drift import monitor_decision_id, policy_hash
 from perennial.rules.evidence import Evidence, Slice
-from perennial.rules.past import Past, read_past
 from perennial.rules.policy import Verdict, decide
+from perennial.rules.watched import Stretch
 from perennial.spec import Monitoring, load_pipeline
 from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, report_url, show_link, show_markdown, show_table
+from tasks.windows import Subject, read_pipeline_past
 
 if TYPE_CHECKING:
     from ray_jobs.drift.watch import Watched
@@ -34,40 +34,11 @@ def commit_shipped_predictions(lake: Lake, pipeline: str) -> int:
     return rows
 
 
-class Subject(BaseModel, frozen=True):
-    """Who is watched: the champion that answered last in the window, and who serves by now."""
-
-    version: int
-    champion: int | None
-
-
 @task
-def pick_version(
-    lake: Lake, pipelines: Path, pipeline: str, start: datetime, end: datetime, as_of: datetime
-) -> Subject | None:
-    """Whom the window is about: a rerun after a promotion still finds the version that answered it.
-
-    None: no version ever served, so there is nothing to watch.
-    """
-    from perennial.lakehouse.stages import champion_stage
-    from ray_jobs.drift.window import last_version
-
-    serving = champion_stage(lake, pipeline, as_of)
-    champion = serving.version if serving else None
-    version = last_version(lake, load_pipeline(pipeline, pipelines), start, end) or champion
-    if version is None:
-        get_run_logger().info("no version of %s has ever served: nothing to watch", pipeline)
-        return None
-    return Subject(version=version, champion=champion)
-
-
-@task
-def find_verdict(
-    lake: Lake, pipelines: Path, pipeline: str, version: int, start: datetime, end: datetime
-) -> Decision | None:
+def find_verdict(lake: Lake, pipelines: Path, pipeline: str, version: int, window: Stretch) -> Decision | None:
     """The verdict an earlier run recorded on this version, window and policy, or None."""
     policy = load_pipeline(pipeline, pipelines).monitoring
-    return find_decision(lake, "monitor", monitor_decision_id(pipeline, version, start, end, policy))
+    return find_decision(lake, "monitor", monitor_decision_id(pipeline, version, *window, policy))
 
 
 @task(timeout_seconds=1800)
@@ -77,9 +48,9 @@ def watch_window(
     pipelines: Path,
     pipeline: str,
     subject: Subject,
-    start: datetime,
-    end: datetime,
+    window: Stretch,
     as_of: datetime,
+    reopened: bool = False,
 ) -> "Watched":
     """Gather a window's evidence and save Evidently's report; watching it again overwrites it alike."""
     from ray_jobs.drift.watch import WatchRequest, watch
@@ -91,10 +62,11 @@ def watch_window(
         pipeline=pipeline,
         version=subject.version,
         champion=subject.champion,
-        start=start,
-        end=end,
+        start=window.start,
+        end=window.end,
         as_of=as_of,
-        past=read_past(rows.iter_rows(named=True)).until(as_of),
+        reopened=reopened,
+        past=read_pipeline_past(lake, pipeline, as_of),
         promised_slices=_promised_slices(rows, subject.version),
     )
     return run_job(compute, watch, request)
@@ -102,14 +74,20 @@ def watch_window(
 
 @task(timeout_seconds=600)
 def record_verdict(
-    lake: Lake, pipelines: Path, pipeline: str, watched: "Watched", start: datetime, end: datetime, as_of: datetime
+    lake: Lake,
+    pipelines: Path,
+    pipeline: str,
+    watched: "Watched",
+    window: Stretch,
+    as_of: datetime,
+    reopened: bool = False,
 ) -> Decision:
     """Judge a window's evidence and commit the verdict; return the row as it stands, also when it was there before."""
     policy = load_pipeline(pipeline, pipelines).monitoring
     version = watched.evidence.version
-    decision_id = monitor_decision_id(pipeline, version, start, end, policy)
+    decision_id = monitor_decision_id(pipeline, version, *window, policy, reopened)
     past = read_pipeline_past(lake, pipeline, as_of).without(decision_id)
-    judged = decide(watched.evidence, past, policy, as_of, start, end)
+    judged = decide(watched.evidence, past, policy, as_of, *window)
     return record_decision(
         lake,
         Decision(
@@ -117,8 +95,8 @@ def record_verdict(
             pipeline=pipeline,
             kind="monitor",
             version=version,
-            window_start=start,
-            window_end=end,
+            window_start=window.start,
+            window_end=window.end,
             verdict=judged.verdict,
             reason=judged.reason,
             evidence=_evidence_json(watched, judged),
@@ -172,11 +150,6 @@ def _promised_slices(decisions: pl.DataFrame, version: int) -> list[Slice]:
         )
         for s in told
     ]
-
-
-def read_pipeline_past(lake: Lake, pipeline: str, moment: datetime) -> Past:
-    """What the pipeline had been through by a moment, from the table of decisions."""
-    return read_past(read_decisions(lake, pipeline).iter_rows(named=True)).until(moment)
 
 
 def _evidence_json(watched: "Watched", judged: Verdict) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from statistics import NormalDist
 from typing import Literal
 
+from perennial.rules.past import LATE
 from perennial.spec import Monitoring
 
 CHANCE = 0.025  # on one side, for all columns of a window together
@@ -57,7 +58,7 @@ def monitor_decision_id(
 
     A window that late labels reopened has one id more.
     """
-    return f"{pipeline}-v{version}-{window_name(start, end)}-{policy_hash(policy)[:8]}{'-late' if reopened else ''}"
+    return f"{pipeline}-v{version}-{window_name(start, end)}-{policy_hash(policy)[:8]}{LATE if reopened else ''}"
 
 
 def say_metric(metric: str) -> str:

@@ -14,6 +14,7 @@ from perennial.rules.evidence import Evidence
 
 BULKY = ("scores", "sample_drift", "sample_bounds", "skew", "unseen", "outside", "slices", "seasonal_drift")
 """What no later verdict looks at: a year of windows with hundreds of inputs travels without it."""
+LATE = "-late"  # ends the id of a window's second decision, which late labels asked for
 Ended = Literal["promoted", "rejected", "inconclusive", "failed", "running", "rolled_back"]
 
 
@@ -28,6 +29,11 @@ class PastWindow(BaseModel, frozen=True):
     evidence: Evidence
     guard: str | None = None
 
+    @property
+    def asked(self) -> str:
+        """The window's decision, whether or not late labels reopened it."""
+        return self.decision_id.removesuffix(LATE)
+
 
 class PastRetrain(BaseModel, frozen=True):
     """A retrain that a decision led to. `at`: the decision's moment; `version`: what it trained, where it came so far."""
@@ -37,6 +43,11 @@ class PastRetrain(BaseModel, frozen=True):
     ended: Ended
     version: int | None = None
     seconds: float | None = None
+
+    @property
+    def asked(self) -> str:
+        """The window's decision, whether or not late labels reopened it."""
+        return self.decision_id.removesuffix(LATE)
 
 
 class Past(BaseModel, frozen=True):
@@ -55,8 +66,9 @@ class Past(BaseModel, frozen=True):
         )
 
     def without(self, decision_id: str) -> "Past":
-        """All but the decision that is about to be made (again)."""
-        return self.model_copy(update={"windows": [w for w in self.windows if w.decision_id != decision_id]})
+        """All but the decision that is about to be made (again), whichever name it went by."""
+        asked = decision_id.removesuffix(LATE)
+        return self.model_copy(update={"windows": [w for w in self.windows if w.asked != asked]})
 
 
 def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
@@ -68,7 +80,10 @@ def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         by_kind.setdefault(row["kind"], []).append(row)
-    windows = [_window(row) for row in by_kind.get("monitor", []) if row["window_start"] is not None]
+    judged = sorted((r for r in by_kind.get("monitor", []) if r["window_start"] is not None), key=lambda r: r["as_of"])
+    # A window that was judged again counts once, as it was judged last.
+    latest = {(row["version"], row["window_start"], row["window_end"]): row for row in judged}
+    windows = [_window(row) for row in latest.values()]
     ends = {row["decision_id"]: row for row in by_kind.get("retrain", [])}
     claims = {row["decision_id"]: row for row in by_kind.get("claim", [])}
     retrains = [

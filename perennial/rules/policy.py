@@ -165,8 +165,8 @@ def _too_few_alarms(
         return None
     earlier = [w for w in past.windows if w.evidence.version == evidence.version and w.start < start]
     window = earlier[-(policy.of_windows - 1) :] if policy.of_windows > 1 else []
-    rejected = {r.decision_id for r in past.retrains if r.ended in ("rejected", "inconclusive")}
-    if any(w.decision_id in rejected for w in earlier):
+    rejected = {r.asked for r in past.retrains if r.ended in ("rejected", "inconclusive")}
+    if any(w.asked in rejected for w in earlier):
         return Guard(
             name="alarms",
             reason=f"But a retrain for version {evidence.version} was not promoted before: the next one needs a loss "

@@ -37,8 +37,8 @@ def promise_for(
 
 def _after_rejection(past: Past, own: Sequence[PastWindow], policy: Monitoring) -> Interval | None:
     """For a while only, twice as long after each rejection: newer rows may come to make a better model after all."""
-    rejected = {r.decision_id for r in past.retrains if r.ended in ("rejected", "inconclusive")}
-    asked = [number for number, window in enumerate(own) if window.decision_id in rejected]
+    rejected = {r.asked for r in past.retrains if r.ended in ("rejected", "inconclusive")}
+    asked = [number for number, window in enumerate(own) if window.asked in rejected]
     if not asked or len(own) - asked[-1] > policy.of_windows * 2 ** (len(asked) - 1):
         return None
     return _seen(own[asked[-1]])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ from perennial.spec import Pipeline
 from ray_jobs.drift.states import sketch_files, window_filter
 
 LABEL = "_label"
+FIRST = datetime(1, 1, 1, tzinfo=UTC)
 LARGE_ROWS = 2_000_000
 """From so many rows on a window is never held whole: sketches by Ray, and an even part of the rows for all else."""
 
@@ -104,6 +105,25 @@ def last_version(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime)
     event_time = event_time_of(pipeline)
     rows = _scan(lake, pipeline, start, end, "champion", columns=[event_time, "version"])
     return None if rows.is_empty() else int(rows.sort(event_time, "version")["version"][-1])
+
+
+def oldest_of_last(lake: Lake, pipeline: Pipeline, before: datetime, rows: int) -> datetime | None:
+    """Event time of the oldest of the last `rows` predictions before a moment; None where there are none."""
+    event_time = event_time_of(pipeline)
+    times = _scan(lake, pipeline, FIRST, before, "champion", columns=[event_time])
+    return None if times.is_empty() else times[event_time].sort(descending=True).head(rows)[-1]
+
+
+def count_labelled(
+    lake: Lake, pipeline: Pipeline, version: int, start: datetime, end: datetime, as_of: datetime
+) -> int:
+    """How many of a version's rows of a window have a label that was known by `as_of`."""
+    key = list(pipeline.entity_source.key)
+    rows = _scan(lake, pipeline, start, end, "champion", version, columns=key)
+    if rows.is_empty():
+        return 0
+    labelled = join_labels(lake, pipeline, rows.unique(key), as_of)
+    return labelled.height - labelled[LABEL].null_count()
 
 
 def join_labels(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
