@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     serve_fallback_port: int = _port(8500, "Serve's own proxy, which HAProxy turns to where no replica answers")
     s3_port: int = _port(9090, "the embedded S3 server")
     reports_port: int = _port(8181, "the reports")
+    metrics_port: int = _port(9464, "the metrics, as Prometheus reads them")
     haproxy_metrics_port: int = _port(9101, "HAProxy's metrics (HAProxy binds them to all interfaces)")
     haproxy_stats_port: int = _port(8404, "HAProxy's statistics (HAProxy binds them to all interfaces)")
 

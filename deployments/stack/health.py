@@ -71,6 +71,16 @@ def probe_reports(settings: Settings) -> str | None:
     return _answers(settings.reports_port, "/")
 
 
+def probe_metrics(settings: Settings) -> str | None:
+    """The tables were read at least once."""
+    try:
+        page = _request("GET", settings.metrics_port, "/metrics").decode()
+        line = next(line for line in page.splitlines() if line.startswith("perennial_tables_read_timestamp_seconds "))
+    except (*NOT_YET, StopIteration) as error:
+        return f"port {settings.metrics_port} does not answer yet ({error})"
+    return None if float(line.split()[1]) else "the tables were not read yet"
+
+
 def probe_prefect(settings: Settings) -> str | None:
     """The server answers and its database does too."""
     return _answers(settings.prefect_port, "/api/ready")

@@ -47,11 +47,11 @@ class Part:
 def stack_parts(settings: Settings) -> list[Part]:
     """The parts that these settings want on this machine, in the order in which they are shown."""
     parts = [_s3(settings)] if settings.embedded_s3 else []
-    parts += [_reports(settings), _prefect(settings), _worker(settings)]
+    parts += [_reports(settings), _metrics(settings), _prefect(settings), _worker(settings)]
     return parts if settings.ray_address else [*parts, _ray(settings)]
 
 
-PART_NAMES = ("s3", "reports", "prefect", "worker", "ray")
+PART_NAMES = ("s3", "reports", "metrics", "prefect", "worker", "ray")
 
 
 def _s3(settings: Settings) -> Part:
@@ -72,6 +72,14 @@ def _reports(settings: Settings) -> Part:
     needs = ("s3",) if settings.embedded_s3 else ()
     ports = {"reports_port": settings.reports_port}
     return Part("reports", argv, environment, ports, settings.reports_base, health.probe_reports, needs)
+
+
+def _metrics(settings: Settings) -> Part:
+    argv = [sys.executable, "-m", "deployments.metrics"]
+    needs = ("s3",) if settings.embedded_s3 else ()
+    ports = {"metrics_port": settings.metrics_port}
+    url = f"http://{LOOPBACK}:{settings.metrics_port}/metrics"
+    return Part("metrics", argv, client_environment(settings), ports, url, health.probe_metrics, needs)
 
 
 def _prefect(settings: Settings) -> Part:

@@ -158,6 +158,7 @@ class Evidence(BaseModel, frozen=True):
         other_rows: rows of the window answered by other champions than `version`: not judged here.
         replaced_by: the champion by now, where it is another one: retraining for `version` would come too late.
         performance: None while no metric can be computed, for instance with labels of one class only.
+        figures: every usual metric on the labelled rows, at the version's threshold.
         missing: per input the rise of its share of missing values over the reference's, in [-1, 1].
         unseen: per category the share of rows with a value that the reference does not hold.
         outside: per number the share of rows outside the reference's range.
@@ -178,6 +179,7 @@ class Evidence(BaseModel, frozen=True):
     replaced_by: int | None = None
     labelled_rows: int = 0
     performance: Performance | None = None
+    figures: dict[str, float] = {}
     slices: list[Slice] = []
     estimate: Estimate | None = None
     missing: dict[str, float] = {}

@@ -9,7 +9,7 @@ import polars as pl
 from perennial.lakehouse.registry import ModelVersion
 from perennial.rules.estimate import BINS, Reliability, calibrate, estimate_metric, reliability
 from perennial.rules.evidence import Estimate, Performance, Slice
-from perennial.rules.metrics import Interval, bootstrap
+from perennial.rules.metrics import METRICS, Interval, Measure, bootstrap, evaluate
 from perennial.rules.past import Past
 from perennial.spec import Pipeline
 from ray_jobs.drift.window import LABEL
@@ -55,6 +55,16 @@ def measure(rows: pl.DataFrame, metric: str, promise: Interval) -> Performance |
         low=seen.low,
         high=seen.high,
     )
+
+
+def all_figures(rows: pl.DataFrame, task: str, threshold: float) -> dict[str, float]:
+    """Every usual metric of the task on the labelled rows; those that are not defined on them are left out."""
+    labelled = rows.drop_nulls([LABEL, "score"]) if rows.height else rows
+    if labelled.is_empty():
+        return {}
+    truth, scores = labelled[LABEL].to_numpy(), labelled["score"].to_numpy()
+    found = {name: evaluate(Measure(name, threshold), truth, scores) for name in METRICS[task]}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def measure_slices(rows: pl.DataFrame, pipeline: Pipeline, metric: str, promised: Sequence[Slice]) -> list[Slice]:

@@ -25,7 +25,15 @@ from perennial.rules.sketch import Sketch
 from perennial.rules.tabular import InputKind
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.drift.distances import column_evidence, seasonal_drift
-from ray_jobs.drift.measure import SEED, estimate, measure, measure_slices, read_promise, window_reliability
+from ray_jobs.drift.measure import (
+    SEED,
+    all_figures,
+    estimate,
+    measure,
+    measure_slices,
+    read_promise,
+    window_reliability,
+)
 from ray_jobs.drift.page import save_static
 from ray_jobs.drift.report import judge_samples
 from ray_jobs.drift.skew import match_shares
@@ -71,12 +79,14 @@ def watch(request: WatchRequest) -> Watched:
     version = read_version(request.lake, request.pipeline, request.version)
     artifact = (request.lake, request.pipeline, version.artifact_id, version.manifest_sha256)
     reference = read_reference(*artifact)
-    inputs = ModelDescription.model_validate_json(read_artifact_file(*artifact, MODEL)).inputs
+    model = ModelDescription.model_validate_json(read_artifact_file(*artifact, MODEL))
+    inputs = model.inputs
     edges = reference_edges(reference, inputs)
     seen = read_window(request.lake, pipeline, request.version, request.start, request.end, edges)
     own = join_labels(request.lake, pipeline, seen.rows, request.as_of)
     past = request.past.until(request.as_of)
     evidence = _performance_evidence(request, pipeline, own, reference, past, seen)
+    evidence = evidence.model_copy(update={"figures": all_figures(own, model.task, model.threshold)})
     current = sample_evenly(own, policy.sample_rows, SEED)
     compared = sample_evenly(reference, policy.sample_rows, SEED)
     evidence = evidence.model_copy(update=_feature_evidence(request, pipeline, current, compared, inputs, past, seen))
