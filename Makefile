@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits chaos-ingest lint clean
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -85,6 +85,18 @@ bench-validation: setup ## Twelve rules as a contract and as one select by hand,
 
 bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql)
 	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
+
+bench-sketch: setup ## Drift scores of full data by sketches and by Evidently's preset, side by side
+	@$(BIN)/python -m benchmarks.sketch
+
+bench-streams: setup ## The retraining policy on seeded synthetic streams, 20 seeds each (SEEDS=20)
+	@$(BIN)/python -m benchmarks.streams $(if $(SEEDS),--seeds $(SEEDS))
+
+bench-event: setup ## From a verdict's event to the first line of its retrain, 20 times on the running stack
+	@$(STACK) run -- $(abspath $(BIN))/python -m benchmarks.event
+
+chaos-watch: setup ## Duplicated, reordered and lost events, killed workers and servers: one retrain a decision, at length
+	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest tests/chaos/test_watch.py
 
 chaos-ingest: setup ## Break ingest in every way we know, at length (docs/reliability.md); CHAOS="-k kill" for a part
 	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest tests/chaos $(CHAOS)

@@ -6,7 +6,7 @@ decision ─► claim ─► build_features ─► train ─► promote ─┬�
 
 from datetime import datetime
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -26,6 +26,7 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
 
     Everything is done as of the decision's moment, so starting the run again goes on where it ended.
     """
+    get_run_logger().info("asked to retrain %s for decision %s", pipeline, decision_id)
     settings = settings or Settings()
     decision = claim_retrain(settings.lake, decision_id)
     if decision is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.settings import ROOT, Settings
 
 PORTS = (
-    *("prefect", "ray", "ray_dashboard", "s3", "reports"),
+    *("prefect", "ray", "ray_dashboard", "s3", "reports", "metrics"),
     *("serve", "serve_fallback", "haproxy_metrics", "haproxy_stats"),
 )
 

@@ -1,8 +1,13 @@
 """`prefect deploy --all` alone, twice, on a fresh server: every deployment, schedule and automation is there once."""
 
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -82,7 +87,8 @@ def test_the_pipelines_schedules_are_schedules_of_the_generic_deployments(server
 def test_the_drift_event_starts_retrain_with_its_pipeline_and_decision(server: Settings) -> None:
     automation = automations(server)["perennial retrain on drift"]
     (action,) = automation["actions"]
-    assert automation["trigger"]["expect"] == ["perennial.drift.detected"]
+    expected = {"perennial.drift.detected", "perennial.performance.degraded"}
+    assert set(automation["trigger"]["expect"]) == expected
     assert action["deployment_id"] == deployments(server)["retrain"]["id"]
     assert action["parameters"] == {
         "pipeline": "{{ event.payload.pipeline }}",
@@ -110,6 +116,54 @@ def test_deploying_again_changes_nothing_and_a_withdrawn_schedule_goes(server: S
     deploy(server)
     assert schedules(server) == before | {("ingest", "by-hand", "0 2 * * *", "flights")}
     assert set(automations(server)) == names
+
+
+PAGE = """
+from datetime import UTC, datetime
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import get_client
+from deployments.steps import upsert_automations
+from tasks.events import DataBroken, RetrainSuppressed, emit
+CustomWebhookNotificationBlock(
+    name="a person", url="{url}", json_data={{"subject": "{{{{subject}}}}", "body": "{{{{body}}}}"}}
+).save("perennial-alerts")
+with get_client(sync_client=True) as client:
+    upsert_automations(client)
+about = dict(pipeline="flights", decision_id="d1", as_of=datetime(2024, 5, 6, tzinfo=UTC), version=1,
+             window_start=None, window_end=None)
+emit(RetrainSuppressed(**about, reason="cool-down", guard="cool_down"))
+emit(DataBroken(**about, reason="wind is gone.", broken={{"wind": "+98% missing"}}))
+"""
+
+
+def test_a_page_reaches_a_person_through_the_notification_block_and_what_is_no_page_does_not(server: Settings) -> None:
+    received: Queue[dict[str, str]] = Queue()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+        Thread(target=receiver.serve_forever, daemon=True).start()
+        script = PAGE.format(url=f"http://127.0.0.1:{receiver.server_port}/hook")
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=client_environment(server),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        told = received.get(timeout=60)
+        receiver.shutdown()
+    assert told["subject"] == "flights: perennial.data.broken"
+    assert told["body"].startswith("wind is gone. Decision d1.")
+    assert received.empty()
 
 
 def test_what_the_image_copies_is_there_and_is_sent_to_the_builder() -> None:
