@@ -17,6 +17,7 @@ from perennial.rules.drift import say_metric
 from perennial.rules.evidence import Check, Evidence, Performance, allowed_loss
 from perennial.rules.guards import Guard, find_guard, train_from
 from perennial.rules.past import Past, PastWindow
+from perennial.rules.promise import standing_rejection
 from perennial.spec import Monitoring
 
 Word = Literal["retrain", "hold", "page"]
@@ -165,8 +166,7 @@ def _too_few_alarms(
         return None
     earlier = [w for w in past.windows if w.evidence.version == evidence.version and w.start < start]
     window = earlier[-(policy.of_windows - 1) :] if policy.of_windows > 1 else []
-    rejected = {r.asked for r in past.retrains if r.ended in ("rejected", "inconclusive")}
-    if any(w.asked in rejected for w in earlier):
+    if standing_rejection(past, earlier):
         return Guard(
             name="alarms",
             reason=f"But a retrain for version {evidence.version} was not promoted before: the next one needs a loss "

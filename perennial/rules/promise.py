@@ -2,12 +2,14 @@
 
 A promise measured on few rows says little, so the version's first windows sharpen it (by the inverse of their
 variances) as long as they raised no alarm. A retrain that was not promoted has shown that the world had become harder:
-newer rows made no better model. For some windows the champion is held to what it kept in the window that asked for it.
+newer rows made no better model. For some windows the champion is held to what it kept in the window that asked for it,
+unless a later one keeps the promise after all.
 """
 
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from perennial.rules.evidence import Z_95, Performance
 from perennial.rules.metrics import Interval, gain, higher_is_better
@@ -27,21 +29,42 @@ def promise_for(
         past: as it was known at the moment of the judgement (`Past.until`).
     """
     own = [w for w in past.windows if w.evidence.version == version and w.evidence.performance and w.start < start]
-    lowered = _after_rejection(past, own, policy)
-    if lowered:
-        return lowered
+    rejection = standing_rejection(past, own)
+    # For a while only, twice as long after each rejection: newer rows may come to make a better model after all.
+    if rejection and rejection.since < policy.of_windows * 2 ** (rejection.times - 1):
+        return _seen(rejection.window)
     quiet = [w for w in own[:SHARPENED_BY] if w.verdict == "hold" and w.guard is None and _kept(w)]
     found = _pool([promised, *(_seen(w) for w in quiet)])
     return _season(found, metric, past, policy, start)
 
 
-def _after_rejection(past: Past, own: Sequence[PastWindow], policy: Monitoring) -> Interval | None:
-    """For a while only, twice as long after each rejection: newer rows may come to make a better model after all."""
+class Rejection(NamedTuple):
+    """The last window that asked for a retrain which was not promoted, how many did, and the windows since."""
+
+    window: PastWindow
+    times: int
+    since: int
+
+
+def standing_rejection(past: Past, own: Sequence[PastWindow]) -> Rejection | None:
+    """What a rejected retrain has shown, until a later window keeps the promise of then: the world is easier again.
+
+    Args:
+        own: the windows of one version, oldest first.
+    """
     rejected = {r.asked for r in past.retrains if r.ended in ("rejected", "inconclusive")}
-    asked = [number for number, window in enumerate(own) if window.asked in rejected]
-    if not asked or len(own) - asked[-1] > policy.of_windows * 2 ** (len(asked) - 1):
-        return None
-    return _seen(own[asked[-1]])
+    found: Rejection | None = None
+    for window in own:
+        if found:
+            found = None if _keeps(window, found.window) else found._replace(since=found.since + 1)
+        if window.asked in rejected and window.evidence.performance:
+            found = Rejection(window, 1 + (found.times if found else 0), 0)
+    return found
+
+
+def _keeps(window: PastWindow, asked: PastWindow) -> bool:
+    seen, then = window.evidence.performance, asked.evidence.performance
+    return seen is not None and then is not None and gain(then.metric, then.promised, seen.measured) <= 0
 
 
 def _kept(window: PastWindow) -> bool:

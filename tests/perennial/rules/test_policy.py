@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from perennial.rules.evidence import Estimate, Evidence, Performance, with_outcomes
+from perennial.rules.metrics import Interval
 from perennial.rules.past import Past, PastRetrain, PastWindow
 from perennial.rules.policy import Signal, Verdict, decide, judge_window
+from perennial.rules.promise import promise_for
 from perennial.spec import Monitoring
 
 POLICY = Monitoring(maximum_loss_share=0.10, maximum_drifted_share=0.5, drift_effect_size=0.1, minimum_rows=500)
@@ -204,6 +206,20 @@ def test_a_version_that_was_replaced_is_not_retrained() -> None:
 def test_nothing_that_was_decided_later_is_looked_at() -> None:
     later = past(QUIET).model_copy(update={"retrains": [retrain(9, "running")]})
     assert verdict(SURE, later) == verdict(SURE, past(QUIET))
+
+
+def test_a_rejection_lowers_the_promise_for_a_while_and_a_window_that_keeps_it_ends_that() -> None:
+    told = Interval(0.72, 0.712, 0.728)
+
+    def promise(*evidence: Evidence) -> float:
+        before = past(*evidence, retrains=[retrain(1, "rejected")])
+        return promise_for(told, "roc_auc", 1, before, POLICY, at(len(evidence))).value
+
+    assert promise(QUIET) > 0.71
+    assert promise(QUIET, SURE) == SURE.performance.measured  # type: ignore[union-attr]  # it has one
+    assert promise(QUIET, SURE, SURE) == 0.66
+    assert promise(QUIET, SURE, SURE, SURE, SURE) > 0.71
+    assert promise(QUIET, SURE, QUIET) > 0.71
 
 
 def test_harder_rows_are_no_gain_to_expect() -> None:
