@@ -2,12 +2,14 @@
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 import polars as pl
 import polars.selectors as cs
 
+from perennial.rules.history import add_history, counting_versions, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
@@ -39,7 +41,7 @@ def input_names(pipeline: Pipeline) -> dict[str, Kind]:
 
 
 def row_schema(pipeline: Pipeline) -> dict[str, pl.DataType]:
-    """What features() is given: the entity's columns less the label's, and the joined ones."""
+    """What features() is given: the entity's columns less the label's, the joined ones, and the history features."""
     entity = pipeline.entity_source
     columns = dict(contract_columns(entity))
     if not pipeline.label.source:  # the entity's rows carry the label, which no prediction may see
@@ -50,28 +52,28 @@ def row_schema(pipeline: Pipeline) -> dict[str, pl.DataType]:
         source = pipeline.source(join.source)
         time = source.event_time if isinstance(join, AsOf) else None
         columns |= joined_columns(contract_columns(source), join.columns, join.source, time)
+    for name, features in pipeline.history_sources.items():
+        columns |= history_types(features, contract_columns(pipeline.source(name)))
     return columns
 
 
-def compute_features(pipeline: Pipeline, rows: pl.DataFrame, tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def compute_features(
+    pipeline: Pipeline,
+    rows: pl.DataFrame,
+    tables: Mapping[str, pl.DataFrame],
+    pasts: Mapping[str, pl.DataFrame] | None = None,
+) -> pl.DataFrame:
     """Key columns, event time, `_known_at` and the model's inputs, for every row and in the rows' order.
 
     Args:
         rows: entity rows with `_known_at`, the moment of the prediction.
         tables: for every joined source its log, each version of each row with `_known_at`. A join whose columns the
-            rows bring already is not looked up.
+            rows bring already is not looked up, and history features that they bring are not computed.
+        pasts: for sources of history features what `counting_versions` makes of their logs, where it is there already.
     """
     entity = pipeline.entity_source
-    joined = rows
     schema = row_schema(pipeline)
-    for join in pipeline.joins:
-        source = pipeline.source(join.source)
-        time = source.event_time if isinstance(join, AsOf) else None
-        brought = joined_columns(contract_columns(source), join.columns, join.source, time)
-        if not set(brought) <= set(rows.columns):
-            joined = joined.drop([name for name in brought if name in joined.columns])
-            tolerance = join.tolerance if isinstance(join, AsOf) else None
-            joined = join_known(joined, tables[join.source], join.columns, join.source, time, tolerance)
+    joined = _add_history(pipeline, _join(pipeline, rows, tables), tables, pasts or {})
     typed = joined.lazy().select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     inputs = _inputs(pipeline, typed).collect()
     # one type per kind, the widest: what Iceberg keeps comes back as it went, and 8 bits do not overflow in a later sum
@@ -85,6 +87,30 @@ def compute_features(pipeline: Pipeline, rows: pl.DataFrame, tables: dict[str, p
     return pl.concat([rows.select(names), inputs], how="horizontal")
 
 
+def _join(pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    joined = rows
+    for join in pipeline.joins:
+        source = pipeline.source(join.source)
+        time = source.event_time if isinstance(join, AsOf) else None
+        brought = joined_columns(contract_columns(source), join.columns, join.source, time)
+        if not set(brought) <= set(rows.columns):
+            joined = joined.drop([name for name in brought if name in joined.columns])
+            tolerance = join.tolerance if isinstance(join, AsOf) else None
+            joined = join_known(joined, tables[join.source], join.columns, join.source, time, tolerance)
+    return joined
+
+
+def _add_history(
+    pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame], pasts: Mapping[str, pl.DataFrame]
+) -> pl.DataFrame:
+    for name, features in pipeline.history_sources.items():
+        if not {feature.name for feature in features} <= set(rows.columns):
+            source = pipeline.source(name)
+            past = pasts[name] if name in pasts else counting_versions(tables[name], source)
+            rows = add_history(rows, past, features, pipeline.entity_source.key if source is pipeline.entity_source else ())
+    return rows
+
+
 def known_at(source: Source, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
     """The rows with `_known_at`: when each could have been known, as the source declares; else the run's `as_of`."""
     if source.known is None:
@@ -96,7 +122,7 @@ def known_at(source: Source, rows: pl.DataFrame, as_of: datetime) -> pl.DataFram
 
 def feature_code_hash(pipeline: Pipeline) -> str:
     """Changes when the features' or joins' declaration changes: SHA-256, the first 16 hexadecimal digits."""
-    declared = [repr(join) for join in pipeline.joins]
+    declared = [*(repr(join) for join in pipeline.joins), *(str(feature) for feature in pipeline.history)]
     code = inspect.getsource(pipeline.features) if pipeline.features else ""
     return _digest(code, *declared, repr(input_names(pipeline)))
 

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -99,6 +100,7 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         )
     _check_joins(path, pipeline, sources)
     _check_label(path, pipeline)
+    _check_history(path, pipeline)
     for message, words in find_unlike_pairs(pipeline):
         raise _at(path, message, *words)
     _check_schedules(path, pipeline)
@@ -167,6 +169,14 @@ def _check_label(path: Path, pipeline: Pipeline) -> None:
         raise _at(path, message, "Pipeline()", "label", label.source)
 
 
+def _check_history(path: Path, pipeline: Pipeline) -> None:
+    from perennial.rules.declared_history import find_history_mistakes
+    from perennial.rules.features import row_schema
+
+    for message, words in find_history_mistakes(pipeline, row_schema(replace(pipeline, history=()))):
+        raise _at(path, message, *words)
+
+
 def _check_schedules(path: Path, pipeline: Pipeline) -> None:
     for schedule in pipeline.schedules:
         if schedule.flow not in SCHEDULABLE:
@@ -188,6 +198,7 @@ def _is_cron(text: str) -> bool:
 
 def _check_features(path: Path, pipeline: Pipeline) -> None:
     from perennial.rules.features import FeatureMistake, input_names, row_schema
+    from perennial.rules.rowwise import find_dependent
 
     function = pipeline.features.__name__ if pipeline.features else "Pipeline()"
     try:
@@ -200,6 +211,12 @@ def _check_features(path: Path, pipeline: Pipeline) -> None:
     except Exception as error:
         message = f"features() fails on the declared columns: {type(error).__name__}: {error}"
         raise _at(path, message, function, line=_line_reached(path, error)) from error
+    if pipeline.features and (dependent := find_dependent(pipeline.features, row_schema(pipeline))):
+        message = (
+            f"features() gives a row another {dependent[0]!r} beside other rows than alone, so serving would differ from "
+            "training. What looks at other rows (windows, joins) is declared: History, AsOf, Lookup."
+        )
+        raise _at(path, message, function, dependent[0])
     if (label := pipeline.label.name) in {*kinds, *row_schema(pipeline), *pipeline.entity_source.key}:
         message = f"label {label!r} is called like a column beside it; give it a name that no column has."
         raise _at(path, message, "Pipeline()", "label", label)

@@ -59,6 +59,9 @@ def find_unlike_pairs(pipeline: Pipeline) -> Iterator[tuple[str, list[str]]]:
     for join in pipeline.joins:
         here = f"{type(join).__name__}({join.source})"
         pairs += [(entity, join.source, ours, theirs, here) for ours, theirs in join.columns.items()]
+    for feature in pipeline.history:
+        here = f"History({feature.name})"
+        pairs += [(entity, feature.source, ours, theirs, here) for ours, theirs in feature.columns.items()]
     for source in pipeline.sources:
         here = f"{type(source).__name__}({source.name})"
         for rule in source.rules:

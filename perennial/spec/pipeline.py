@@ -6,6 +6,7 @@ from typing import Literal
 
 import polars as pl
 
+from perennial.spec.history import History
 from perennial.spec.monitoring import Monitoring
 from perennial.spec.promotion import Promotion
 from perennial.spec.rollout import Rollout
@@ -85,7 +86,8 @@ class Pipeline:
         sources: where data comes from.
         entity: the source whose rows are predicted for; may be left out where there is one source.
         joins: what is looked up for a row, as it was known at the moment of the prediction.
-        features: row by row, from the entity's and the joined columns to *exactly* the model's inputs: numbers,
+        history: aggregates over the past, as they were known at the moment of the prediction.
+        features: row by row, from the entity's, the joined and the history columns to *exactly* the model's inputs: numbers,
             booleans and strings. Runs in training, batch scoring and serving. None: the entity's columns that are
             neither key, time nor label.
         label: what is predicted.
@@ -100,6 +102,7 @@ class Pipeline:
     model: TabularModel
     entity: str = ""
     joins: Sequence[Join] = ()
+    history: Sequence[History] = ()
     features: FeatureFunction | None = field(default=None, compare=False)
     schedules: Sequence[Schedule] = ()
     promotion: Promotion = field(default_factory=Promotion)
@@ -128,6 +131,16 @@ class Pipeline:
     def label_source(self) -> Source:
         """The source whose rows bring the label."""
         return self.source(self.label.source) if self.label.source else self.entity_source
+
+    @property
+    def history_sources(self) -> dict[str, list[History]]:
+        """The history features by the source whose past they tell of."""
+        return {f.source: [g for g in self.history if g.source == f.source] for f in self.history}
+
+    @property
+    def looked_up(self) -> list[str]:
+        """The sources that a row's features need besides the row itself."""
+        return list(dict.fromkeys([*(join.source for join in self.joins), *(feature.source for feature in self.history)]))
 
     @property
     def metric(self) -> str:

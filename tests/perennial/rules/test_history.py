@@ -1,0 +1,173 @@
+"""History features against a reference that looks at every version of every row for every moment, and is not clever."""
+
+import math
+import statistics
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+from zoneinfo import ZoneInfo
+
+import pandera.polars as pa
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perennial.rules.history import add_history, counting_versions, history_types
+from perennial.spec import Calendar, Files, History, UtcMicroseconds
+from perennial.spec.history import Aggregate
+from perennial.spec.load import contract_columns
+
+START = datetime(2024, 3, 30, 20, tzinfo=UTC)  # the night in which clocks in Berlin leap from two to three
+INSTANT = pl.Datetime("us", "UTC")
+
+
+class Sale(pa.DataFrameModel):
+    """Grain: one sale."""
+
+    sale: int
+    shop: str = pa.Field(nullable=True)
+    sold_at: UtcMicroseconds
+    cents: float = pa.Field(nullable=True)
+    colour: str = pa.Field(nullable=True)
+
+
+SALES = Files("sales", "sales/*.csv", contract=Sale, key=["sale"], event_time="sold_at")
+HOUR = timedelta(hours=1)
+WINDOWS = [timedelta(hours=3), timedelta(minutes=50), timedelta(days=400), None]
+WINDOWS += [Calendar(period, "Europe/Berlin") for period in ("hour", "day", "week", "month", "quarter", "year")]
+
+
+def features_over(window: Any, by: list[str]) -> list[History]:
+    """Every aggregate over a window."""
+    of = {"by": by, "window": window}
+    return [
+        History("count", "sales", "count", **of),
+        History("dear", "sales", "count", **of, where=pl.col("cents") > 3),
+        *(History(f"{a}_cents", "sales", a, "cents", **of) for a in get_args(Aggregate) if a not in ("count", "ewm")),
+        History("last_colour", "sales", "last", "colour", **of),
+        History("distinct_colour", "sales", "distinct", "colour", **of),
+        History("ewm", "sales", "ewm", pl.col("cents") * 2, **of, half_life=7 * HOUR),
+    ]
+
+
+some_features = st.builds(features_over, st.sampled_from(WINDOWS), st.sampled_from([["shop"], []]))
+minutes = st.integers(0, 40).map(lambda m: START + timedelta(minutes=25 * m))
+shops = st.sampled_from(["north", "south", None])
+cents = st.none() | st.integers(-4, 9).map(float) | st.sampled_from([0.1, math.nan, math.inf, 1e9 + 0.1, 1e-9])
+moments = st.lists(st.tuples(st.integers(0, 9), shops, minutes), max_size=9)
+versions = st.tuples(
+    st.integers(0, 9), shops, minutes, cents, st.sampled_from(["red", "blue", None]), minutes
+)  # so few sales that corrections are the rule: of value, shop and time, known before or after it happened
+logs = st.lists(versions, max_size=25).map(lambda rows: sorted(rows, key=lambda row: row[5]))
+
+
+def frames(asked: list[Any], log: list[Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The moments, and the log, in the order in which it became known, as the versions that count."""
+    rows: dict[str, Any] = {"sale": pl.Int64, "shop": pl.String, "_known_at": INSTANT}
+    return (
+        pl.DataFrame(asked, rows, orient="row"),
+        counting_versions(pl.DataFrame(log, {**contract_columns(SALES), "_known_at": INSTANT}, orient="row"), SALES),
+    )
+
+
+def begins(window: Any, moment: datetime) -> datetime:
+    """The first instant of the calendar's period."""
+    local = moment.astimezone(ZoneInfo(window.time_zone))
+    if window.period == "hour":
+        return moment.replace(minute=0)
+    day = local.date()
+    day = {
+        "day": day,
+        "week": day - timedelta(days=day.weekday()),
+        "month": day.replace(day=1),
+        "quarter": day.replace(month=(day.month - 1) // 3 * 3 + 1, day=1),
+        "year": day.replace(month=1, day=1),
+    }[window.period]
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(window.time_zone)).astimezone(UTC)
+
+
+def reference(feature: History, asked: Any, log: list[Any], own: bool) -> Any:
+    """One value, by looking at every version."""
+    number, shop, moment = asked
+    latest: dict[int, Any] = {}
+    for version in log:  # in the order they became known
+        if version[5] <= moment:
+            latest[version[0]] = version
+    if feature.columns and shop is None:
+        return None
+    counted = []
+    for sale, place, happened, value, colour, _ in sorted(latest.values(), key=lambda v: (v[2], v[5], log.index(v))):
+        inside = happened <= moment
+        if isinstance(feature.window, timedelta):
+            inside &= happened > moment - feature.window
+        elif feature.window is not None:
+            inside &= happened >= begins(feature.window, moment)
+        inside &= not feature.columns or place == shop
+        inside &= not (own and sale == number)
+        inside &= feature.where is None or (value is not None and not value <= 3)  # NaN, too, as Polars has it
+        if inside:
+            counted.append((happened, colour if feature.name.endswith("colour") else value))
+    if feature.value is None:
+        return len(counted)
+    told = [(at, v) for at, v in counted if v is not None and (isinstance(v, str) or math.isfinite(v))]
+    values = [v for _, v in told]
+    match feature.aggregate:
+        case "sum":
+            return math.fsum(values)
+        case "distinct":
+            return len(set(values))
+        case _ if not values:
+            return None
+        case "mean":
+            return math.fsum(values) / len(values)
+        case "min":
+            return min(values)
+        case "max":
+            return max(values)
+        case "std":
+            return statistics.stdev(values) if len(values) > 1 else None
+        case "last":
+            return values[-1]
+    weights = [2.0 ** (-((moment - at) / (7 * HOUR))) for at, _ in told]
+    return 2 * math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, report_multiple_bugs=False)
+@given(moments, logs, st.booleans(), some_features)
+def test_every_feature_is_what_looking_at_every_version_gives(
+    asked: list[Any], log: list[Any], own: bool, features: list[History]
+) -> None:
+    rows, past = frames(asked, log)
+    answered = add_history(rows, past, features, ["sale"] if own else [])
+    assert answered.select(rows.columns).equals(rows)
+    assert {f.name: answered.schema[f.name] for f in features} == history_types(features, contract_columns(SALES))
+    for feature in features:
+        expected = [reference(feature, one, log, own) for one in asked]
+        for found, wanted in zip(answered[feature.name].to_list(), expected, strict=True):
+            both = isinstance(found, float | int) and isinstance(wanted, float | int)
+            assert math.isclose(found, wanted, rel_tol=1e-12, abs_tol=1e-12) if both else found == wanted, feature
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(moments, logs, logs, some_features)
+def test_what_becomes_known_later_changes_no_earlier_row(
+    asked: list[Any], log: list[Any], more: list[Any], features: list[History]
+) -> None:
+    latest = max((moment for _, _, moment in asked), default=START)
+    later = [(*version[:5], latest + (version[5] - START) + timedelta(microseconds=1)) for version in more]
+    rows, before = frames(asked, log)
+    _, after = frames(asked, log + later)
+    assert add_history(rows, before, features).equals(add_history(rows, after, features))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(moments, logs, st.permutations(range(9)), some_features)
+def test_a_row_alone_gets_the_same_bits_as_among_others(
+    asked: list[Any], log: list[Any], order: list[int], features: list[History]
+) -> None:
+    rows, past = frames(asked, log)
+    together = add_history(rows, past, features, ["sale"])
+    for number in range(len(rows)):
+        alone = add_history(rows[number], past, features, ["sale"])
+        assert alone.equals(together[number])
+    order = [number for number in order if number < len(rows)]
+    assert add_history(rows[order], past, features, ["sale"]).equals(together[order])
