@@ -13,8 +13,10 @@ from perennial.spec import (
     AsOf,
     At,
     Before,
+    Calendar,
     Daily,
     Files,
+    History,
     Hourly,
     Label,
     Lookup,
@@ -79,12 +81,130 @@ class Arrival(pa.DataFrameModel):
     scheduled_at: UtcMicroseconds
     arrived_at: UtcMicroseconds
     arrival_delay_minutes: float = pa.Field(gt=-300, lt=3_000)
+    origin: str = pa.Field(isin=NEW_YORK)
+    dest: str = pa.Field(str_matches=r"^[A-Z]{3}$")
+    tailnum: str = pa.Field(nullable=True)
+
+
+DELAY, LATE = "arrival_delay_minutes", pl.col("arrival_delay_minutes") > 15
+HOURS, DAYS = timedelta(hours=6), timedelta(days=14)
+HISTORY = [  # of flights that had arrived by the moment of the prediction, by when they were scheduled
+    History("recent_late_share", "arrivals", "mean", LATE, window=HOURS, unit="share", doc="All of New York, 6 hours"),
+    History("recent_delay", "arrivals", "mean", DELAY, window=HOURS, unit="minutes", doc="All of New York, 6 hours"),
+    History(
+        "origin_late_share", "arrivals", "mean", LATE, by="origin", window=HOURS, unit="share", doc="Airport, 6 hours"
+    ),
+    History(
+        "origin_delay", "arrivals", "mean", DELAY, by="origin", window=HOURS, unit="minutes", doc="Airport, 6 hours"
+    ),
+    History(
+        "origin_day_late_share",
+        "arrivals",
+        "mean",
+        LATE,
+        by="origin",
+        window=Calendar("day", "America/New_York"),
+        unit="share",
+        doc="Airport, today so far",
+    ),
+    History(
+        "carrier_late_share",
+        "arrivals",
+        "mean",
+        LATE,
+        by="carrier",
+        window=timedelta(days=7),
+        unit="share",
+        doc="Carrier, 7 days",
+    ),
+    History(
+        "carrier_recent_delay",
+        "arrivals",
+        "ewm",
+        DELAY,
+        by="carrier",
+        half_life=timedelta(hours=8),
+        unit="minutes",
+        doc="Carrier, of late",
+    ),
+    History(
+        "route_late_share",
+        "arrivals",
+        "mean",
+        LATE,
+        by=["origin", "dest"],
+        window=DAYS,
+        unit="share",
+        doc="Route, 14 days",
+    ),
+    History(
+        "route_recent_delay",
+        "arrivals",
+        "ewm",
+        DELAY,
+        by=["origin", "dest"],
+        half_life=timedelta(hours=12),
+        unit="minutes",
+        doc="Route, of late",
+    ),
+    History(
+        "dest_recent_delay",
+        "arrivals",
+        "ewm",
+        DELAY,
+        by="dest",
+        half_life=timedelta(hours=6),
+        unit="minutes",
+        doc="Destination, of late",
+    ),
+    History(
+        "flight_late_share",
+        "arrivals",
+        "mean",
+        LATE,
+        by=["carrier", "flight"],
+        window=timedelta(days=60),
+        unit="share",
+        doc="This flight number, 60 days",
+    ),
+    History(
+        "flight_delay",
+        "arrivals",
+        "ewm",
+        DELAY,
+        by=["carrier", "flight"],
+        half_life=timedelta(days=5),
+        unit="minutes",
+        doc="This flight number, of late",
+    ),
+    History(
+        "plane_last_delay",
+        "arrivals",
+        "last",
+        DELAY,
+        by="tailnum",
+        window=timedelta(hours=24),
+        unit="minutes",
+        doc="The plane's last arrival, 24 hours",
+    ),
+    History(
+        "plane_delay",
+        "arrivals",
+        "ewm",
+        DELAY,
+        by="tailnum",
+        half_life=timedelta(days=7),
+        unit="minutes",
+        doc="Plane, of late",
+    ),
+]
 
 
 def features(flights: pl.LazyFrame) -> pl.LazyFrame:
     """Row by row, from what the request and the joined tables carry: exactly the model's inputs."""
     local = pl.col("scheduled_at").dt.convert_time_zone("America/New_York")
     return flights.select(
+        *(feature.name for feature in HISTORY),
         "carrier",
         "origin",
         "dest",
@@ -142,6 +262,7 @@ pipeline = Pipeline(
         Lookup("planes", on="tailnum"),
         Lookup("airports", on={"dest": "faa"}),
     ],
+    history=HISTORY,
     features=features,
     label=Label("late", pl.col("arrival_delay_minutes") > 15, source="arrivals"),
     model=TabularModel("binary"),

@@ -133,11 +133,11 @@ def _blocks(request: ScoreRequest, pipeline: Pipeline) -> list[pa.Table]:
 
 
 def _known_tables(request: ScoreRequest, pipeline: Pipeline) -> dict[str, pl.DataFrame]:
-    return {join.source: read_log(request.lake, pipeline, join.source, request.as_of) for join in pipeline.joins}
+    return {name: read_log(request.lake, pipeline, name, request.as_of) for name in pipeline.looked_up}
 
 
 def _inputs_hash(request: ScoreRequest, pipeline: Pipeline) -> str:
-    names = sorted({pipeline.entity_source.name, *(join.source for join in pipeline.joins)})
+    names = sorted({pipeline.entity_source.name, *pipeline.looked_up})
     snapshots = {
         name: current_snapshot_id(request.lake, raw_table(request.lake, pipeline.name, name)) for name in names
     }

@@ -79,7 +79,7 @@ class Endpoint:
         """
         lake, name = self._settings.lake, self._pipeline.name
         wanted = {
-            j.source: str(current_snapshot_id(lake, raw_table(lake, name, j.source))) for j in self._pipeline.joins
+            source: str(current_snapshot_id(lake, raw_table(lake, name, source))) for source in self._pipeline.looked_up
         }
         deadline = time.monotonic() + seconds
         while (held := {k: t["snapshot_id"] for k, t in self.metadata()["tables"].items()}) != wanted:

@@ -89,8 +89,8 @@ def land_schedule(lake: Lake, month: int) -> int:
 
 def land_arrivals(lake: Lake, month: int) -> int:
     """The arrivals of a month's flights arrive; cancelled and diverted flights have none."""
-    columns = ["carrier", "flight", "scheduled_at", "arrived_at", "arrival_delay_minutes"]
-    arrived = all_flights().filter(month=month).select(columns).drop_nulls()
+    columns = ["carrier", "flight", "scheduled_at", "arrived_at", "arrival_delay_minutes", "origin", "dest", "tailnum"]
+    arrived = all_flights().filter(month=month).select(columns).drop_nulls(columns[:5])
     return land(lake, f"arrivals/2013-{month:02}.csv", arrived)
 
 

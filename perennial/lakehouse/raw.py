@@ -96,9 +96,9 @@ def published_rows(table: Table) -> list[int]:
 
 
 def read_log(
-    lake: Lake, pipeline: Pipeline, source: str, as_of: datetime, snapshot_id: int | None = None
+    lake: Lake, pipeline: Pipeline, source: str, as_of: datetime | None, snapshot_id: int | None = None
 ) -> pl.DataFrame:
-    """Every version of every row of a source that was known by `as_of`, in the order they became known.
+    """Every version of every row of a source that was known by `as_of` (None: all), in the order they became known.
 
     Columns: the contract's, and `_known_at`. Empty where nothing was ever ingested.
     """
@@ -107,7 +107,8 @@ def read_log(
     if current_snapshot_id(lake, identifier) is None:
         rows = pl.DataFrame(pl.from_arrow(schema.empty_table()))
     else:
-        arrow = read_columns(lake, identifier, schema, snapshot_id, f"_known_at <= '{as_of.isoformat()}'")
+        known = f"_known_at <= '{as_of.isoformat()}'" if as_of else None
+        arrow = read_columns(lake, identifier, schema, snapshot_id, known)
         rows = pl.DataFrame(pl.from_arrow(arrow))
     # row 10 of a file comes after its row 9, and so does message 10 of a partition
     place, number = (

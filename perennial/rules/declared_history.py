@@ -14,7 +14,7 @@ from perennial.rules.rowwise import find_dependent
 from perennial.spec.history import Aggregate, Calendar, History, Period
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
-from perennial.spec.sources import Source
+from perennial.spec.sources import Before, Source
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _OF_NUMBERS = ("sum", "mean", "min", "max", "std", "ewm")
@@ -48,7 +48,9 @@ def find_history_mistakes(pipeline: Pipeline, taken: Mapping[str, Any]) -> Itera
             return
         source = sources[feature.source]
         checks = (_time_mistakes, _key_mistakes, _value_mistakes, _future_mistakes)
-        yield from ((message, [here, *words]) for check in checks for message, words in check(pipeline, source, feature))
+        yield from (
+            (message, [here, *words]) for check in checks for message, words in check(pipeline, source, feature)
+        )
 
 
 def _time_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Iterator[Mistake]:
@@ -64,7 +66,9 @@ def _time_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Iter
         message = f"{told}: there is no calendar period {window.period!r}; {_hint(window.period, get_args(Period))}"
         yield message, ["window"]
     elif not isinstance(window, timedelta | Calendar | None):
-        message = f"{told}: window {window!r} must be a timedelta, a Calendar(period, time_zone), or None for all the past."
+        message = (
+            f"{told}: window {window!r} must be a timedelta, a Calendar(period, time_zone), or None for all the past."
+        )
         yield message, ["window"]
     elif isinstance(window, timedelta) and window <= timedelta(0):
         message = f"{told} looks into the future: its window of {window} ends after it begins. A window reaches back."
@@ -114,7 +118,10 @@ def _value_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Ite
     if feature.aggregate in _OF_NUMBERS and not is_number:
         yield f"{told}: {feature.aggregate} is of numbers, and its value is {dtype}.", []
     if feature.aggregate in ("last", "distinct") and not (is_number or dtype in (pl.String, pl.Date, pl.Datetime)):
-        yield f"{told}: {feature.aggregate} of {dtype} is no feature: a number, a boolean, a text, for distinct a time.", []
+        yield (
+            f"{told}: {feature.aggregate} of {dtype} is no feature: a number, a boolean, a text, for distinct a time.",
+            [],
+        )
     elif feature.aggregate == "last" and not (is_number or dtype == pl.String):
         yield f"{told}: the last {dtype} is no input of a model: a number, a boolean or a text.", []
     if wrong_where:
@@ -127,6 +134,12 @@ def _value_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Ite
 def _future_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Iterator[Mistake]:
     """The label in the entity's own rows is known with them: before anybody could know it."""
     entity, label = pipeline.entity_source, pipeline.label
+    if source is pipeline.label_source and isinstance(source.known, Before) and source.known.hours > 0:
+        yield (
+            f"history feature {feature.name!r} looks into the future: labels of {source.name!r} are declared known before "
+            f"{source.known.column!r}, when what they tell of happens. Say when each was known: known=At(...).",
+            [],
+        )
     if pipeline.label.source or source is not entity or entity.known is None:
         return
     read = {*feature.expression.meta.root_names(), *feature.columns.values()}

@@ -29,7 +29,7 @@ def interval_sums(values: Floats, first: Ints, end: Ints, positions: int) -> tup
             continue
         limbs = np.trunc(rest / place)
         rest -= limbs * place
-        sums = interval_counts(first, end, positions, limbs.astype(np.int64)) * place
+        sums = interval_counts(first, end, positions, limbs.astype(np.int64)).astype(np.float64) * place
         total, error = add_exactly(total, sums)
         rest_of_total += error
         if not rest.any():

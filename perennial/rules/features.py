@@ -9,7 +9,7 @@ from typing import Any, Literal
 import polars as pl
 import polars.selectors as cs
 
-from perennial.rules.history import add_history, counting_versions, history_types
+from perennial.rules.history import Past, Versions, add_history, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
@@ -60,8 +60,8 @@ def row_schema(pipeline: Pipeline) -> dict[str, pl.DataType]:
 def compute_features(
     pipeline: Pipeline,
     rows: pl.DataFrame,
-    tables: Mapping[str, pl.DataFrame],
-    pasts: Mapping[str, pl.DataFrame] | None = None,
+    tables: dict[str, pl.DataFrame],
+    pasts: Mapping[str, Past] | None = None,
 ) -> pl.DataFrame:
     """Key columns, event time, `_known_at` and the model's inputs, for every row and in the rows' order.
 
@@ -69,7 +69,7 @@ def compute_features(
         rows: entity rows with `_known_at`, the moment of the prediction.
         tables: for every joined source its log, each version of each row with `_known_at`. A join whose columns the
             rows bring already is not looked up, and history features that they bring are not computed.
-        pasts: for sources of history features what `counting_versions` makes of their logs, where it is there already.
+        pasts: for sources of history features their past, where it is ready to be asked already.
     """
     entity = pipeline.entity_source
     schema = row_schema(pipeline)
@@ -101,13 +101,14 @@ def _join(pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFr
 
 
 def _add_history(
-    pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame], pasts: Mapping[str, pl.DataFrame]
+    pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame], pasts: Mapping[str, Past]
 ) -> pl.DataFrame:
     for name, features in pipeline.history_sources.items():
         if not {feature.name for feature in features} <= set(rows.columns):
             source = pipeline.source(name)
-            past = pasts[name] if name in pasts else counting_versions(tables[name], source)
-            rows = add_history(rows, past, features, pipeline.entity_source.key if source is pipeline.entity_source else ())
+            past = pasts[name] if name in pasts else Versions(tables[name], source)
+            own = pipeline.entity_source.key if source is pipeline.entity_source else ()
+            rows = add_history(rows, past, features, own)
     return rows
 
 

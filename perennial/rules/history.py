@@ -8,6 +8,7 @@ by key; stretches become intervals of their positions, and aggregates are taken 
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -22,14 +23,12 @@ FOREVER = np.iinfo(np.int64).max // 4  # microseconds: far enough from the end o
 _STEPS = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo", "quarter": "1q", "year": "1y"}
 
 
-def add_history(
-    rows: pl.DataFrame, past: pl.DataFrame, features: Sequence[History], own: Sequence[str] = ()
-) -> pl.DataFrame:
+def add_history(rows: pl.DataFrame, past: "Past", features: Sequence[History], own: Sequence[str] = ()) -> pl.DataFrame:
     """The rows with one column more for every feature, in the rows' order.
 
     Args:
         rows: with `_known_at`, the moment of the prediction, and the columns of the features' keys.
-        past: the source's rows as `counting_versions` has them.
+        past: the source's versions, where they can be looked up by key.
         features: all of one source.
         own: the key, where the source is the entity itself: a row does not count for itself.
     """
@@ -38,6 +37,35 @@ def add_history(
         wanted = [feature for feature in features if tuple(feature.columns.items()) == by]
         found |= _by_key(rows, past, wanted, dict(by), own)
     return rows.with_columns(found[feature.name].alias(feature.name) for feature in features)
+
+
+class Past(Protocol):
+    """Where the versions that count are looked up by key."""
+
+    def versions_of(self, by: dict[str, str], groups: pl.DataFrame, since: int | None) -> pl.DataFrame:
+        """`counting_versions` of these keys with their `_group`, by group and then by when they happened.
+
+        Args:
+            by: entity column to source column.
+            groups: a row per key: the entity's columns, and `_group`.
+            since: versions that happened by this microsecond are in no window; None: all may be.
+        """
+        ...
+
+
+class Versions:
+    """All versions of a log in one frame: for training and batch scoring, whose rows ask for most of its keys."""
+
+    def __init__(self, log: pl.DataFrame, source: Source) -> None:
+        self._versions = counting_versions(log, source)
+
+    def versions_of(self, by: dict[str, str], groups: pl.DataFrame, since: int | None) -> pl.DataFrame:
+        """See `Past`."""
+        recent = self._versions if since is None else self._versions.filter(pl.col("_happened") > since)
+        if not by:
+            return recent.sort("_happened", maintain_order=True).with_columns(_group=pl.lit(0))
+        keyed = recent.join(groups.rename(by), on=list(by.values()), maintain_order="left")
+        return keyed.sort("_group", "_happened", maintain_order=True)
 
 
 def counting_versions(log: pl.DataFrame, source: Source) -> pl.DataFrame:
@@ -63,26 +91,30 @@ def history_types(features: Sequence[History], columns: dict[str, pl.DataType]) 
 
 
 def _by_key(
-    rows: pl.DataFrame, past: pl.DataFrame, features: Sequence[History], by: dict[str, str], own: Sequence[str]
+    rows: pl.DataFrame, past: "Past", features: Sequence[History], by: dict[str, str], own: Sequence[str]
 ) -> dict[str, pl.Series]:
     """The features of one set of key columns, each a value for every one of `rows`."""
     asked = rows.select(*by, MOMENT, *(name for name in own if name not in by)).with_row_index("_row")
     asked = asked.drop_nulls([*by, MOMENT])
-    if by:
-        groups = asked.select(*by).unique().with_row_index("_group")
-        asked = asked.join(groups, on=list(by), maintain_order="left")
-        past = past.join(groups.rename(by), on=list(by.values()), maintain_order="left")
-    else:
-        asked, past = asked.with_columns(_group=pl.lit(0)), past.with_columns(_group=pl.lit(0))
+    groups = asked.select(*by).unique().with_row_index("_group") if by else pl.DataFrame({"_group": [0]})
+    asked = asked.join(groups, on=list(by), maintain_order="left") if by else asked.with_columns(_group=pl.lit(0))
     asked = asked.sort("_group", MOMENT, "_row")
-    past = past.sort("_group", "_happened", maintain_order=True)
-    parts = [_answer(some, events, features, own) for some, events in _pieces(asked, past)]
+    versions = past.versions_of(by, groups, _since(asked, features))
+    parts = [_answer(some, events, features, own) for some, events in _pieces(asked, versions)]
     placed = pl.concat([asked.select("_row"), pl.concat(parts)], how="horizontal") if parts else None
     every = pl.DataFrame({"_row": pl.int_range(len(rows), dtype=pl.UInt32, eager=True)})
     if placed is None:
-        types = history_types(features, dict(past.schema))
+        types = history_types(features, dict(versions.schema))
         return {name: pl.Series(name, [None] * len(rows), dtype) for name, dtype in types.items()}
     return every.join(placed, on="_row", how="left", maintain_order="left").drop("_row").to_dict()
+
+
+def _since(asked: pl.DataFrame, features: Sequence[History]) -> int | None:
+    """The microsecond by which nothing happened that counts for any of the moments."""
+    earliest, spans = asked[MOMENT].dt.epoch("us").min(), [feature.reach_back for feature in features]
+    if earliest is None or any(span is None for span in spans):
+        return None
+    return int(earliest) - max(span // timedelta(microseconds=1) for span in spans if span is not None)  # type: ignore[arg-type]  # a whole number
 
 
 def _pieces(asked: pl.DataFrame, past: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:

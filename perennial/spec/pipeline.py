@@ -140,7 +140,9 @@ class Pipeline:
     @property
     def looked_up(self) -> list[str]:
         """The sources that a row's features need besides the row itself."""
-        return list(dict.fromkeys([*(join.source for join in self.joins), *(feature.source for feature in self.history)]))
+        return list(
+            dict.fromkeys([*(join.source for join in self.joins), *(feature.source for feature in self.history)])
+        )
 
     @property
     def metric(self) -> str:

@@ -101,8 +101,8 @@ def features_schema(pipeline: Pipeline) -> pa.Schema:
     columns = contract_columns(pipeline.entity_source)
     empty = pl.DataFrame(schema={**columns, "_known_at": KNOWN})
     logs = {
-        join.source: pl.DataFrame(schema={**contract_columns(pipeline.source(join.source)), "_known_at": KNOWN})
-        for join in pipeline.joins
+        name: pl.DataFrame(schema={**contract_columns(pipeline.source(name)), "_known_at": KNOWN})
+        for name in pipeline.looked_up
     }
     computed = compute_features(pipeline, empty, logs)
     return (
@@ -131,8 +131,7 @@ def _write(
     request: BuildRequest, pipeline: Pipeline, rows: pl.DataFrame, inputs: dict[str, int], key: str
 ) -> list[str]:
     tables = {
-        join.source: read_log(request.lake, pipeline, join.source, request.as_of, inputs[join.source] or None)
-        for join in pipeline.joins
+        name: read_log(request.lake, pipeline, name, request.as_of, inputs[name] or None) for name in pipeline.looked_up
     }
     shared = ray.put(tables)  # each worker node holds the joined tables once
     if pipeline.entity_source.event_time:

@@ -15,6 +15,7 @@ from perennial.lakehouse.prediction_log import INSTANT, prediction_schema
 from perennial.lakehouse.raw import log_schema, raw_table
 from perennial.lakehouse.tables import read_columns
 from perennial.rules.features import compute_features, input_names, known_at
+from perennial.rules.history import history_types
 from perennial.rules.joins import MOMENT, joined_columns
 from perennial.spec import AsOf, Join, Pipeline, Source
 from perennial.spec.load import contract_columns
@@ -66,7 +67,7 @@ class Answers:
             rows = pl.concat([self._empty, question.rows], how="diagonal")
             if self._pseudonyms:
                 rows = self._pseudonyms.replace(rows, self._personal)
-            for source in question.brought:  # what of a join no feature reads does not have to be sent
+            for source in question.brought & {*self._joined}:  # what of a join nothing reads need not be sent
                 absent = {name: dtype for name, dtype in self._joined[source].items() if name not in rows.columns}
                 rows = rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items())
             rows = known_at(self._pipeline.entity_source, rows, as_of=now)
@@ -75,7 +76,8 @@ class Answers:
                 for join in self._pipeline.joins
                 if join.source not in question.brought
             }
-            return compute_features(self._pipeline, rows, tables)
+            pasts = {name: held.past for name, held in serving.tables.items() if held.past is not None}
+            return compute_features(self._pipeline, rows, tables, pasts)
         except pl.exceptions.PolarsError as error:
             raise BadRequest(f"the features cannot be computed from these rows: {error}") from error
 
@@ -140,8 +142,12 @@ def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:
         join.source: {name: Column(dtype, nullable=True) for name, dtype in _joined(pipeline, join).items()}
         for join in pipeline.joins
     }
+    for name, features in pipeline.history_sources.items():
+        types = history_types(features, contract_columns(pipeline.source(name)))
+        joined[f"history of {name}"] = {feature: Column(dtype, nullable=True) for feature, dtype in types.items()}
     known = getattr(entity.known, "column", None)
-    always = {*entity.key, entity.event_time, known, *(name for join in pipeline.joins for name in join.columns)}
+    used = [*pipeline.joins, *pipeline.history]
+    always = {*entity.key, entity.event_time, known, *(name for use in used for name in use.columns)}
     every = {**columns, **{name: column for join in joined.values() for name, column in join.items()}}
     read = {name for name in every if _is_read(pipeline, inputs, every, name)}
     return RowSchema(

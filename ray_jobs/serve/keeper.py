@@ -15,12 +15,13 @@ import polars as pl
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.raw import log_schema
+from perennial.lakehouse.raw import read_log
 from perennial.lakehouse.registry import ModelVersion, read_version
 from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.stages import Stage
-from perennial.lakehouse.tables import current_snapshot_id, read_columns
+from perennial.lakehouse.tables import current_snapshot_id
 from perennial.lakehouse.trials import Trial, read_traffic
+from perennial.rules.history_state import HistoryState
 from perennial.rules.scoring import Scorer
 from perennial.rules.sticky import takes_part
 from perennial.spec import Pipeline
@@ -38,11 +39,12 @@ class WrongCode(RuntimeError):
 
 @dataclass(frozen=True)
 class Held:
-    """A joined table as of one snapshot of it."""
+    """A table as of one snapshot of it: its log, and its past by key where history features are of it."""
 
     rows: pl.DataFrame
     snapshot_id: int
     loaded_at: datetime
+    past: HistoryState | None = None
 
 
 @dataclass(frozen=True)
@@ -229,17 +231,17 @@ class Keeper:
     def _load_tables(self, held: Mapping[str, Held]) -> Mapping[str, Held]:
         """The joined tables at their current snapshots; the same object where nothing is new."""
         newer: dict[str, Held] = {}
-        for name in dict.fromkeys(join.source for join in self._pipeline.joins):
+        for name in self._pipeline.looked_up:
             identifier = self._lake.table(self._pipeline.name, f"raw_{name}")
             snapshot_id = current_snapshot_id(self._lake, identifier)
             if snapshot_id is None:
                 raise NothingToServe(
-                    f"source {name!r} of pipeline {self._pipeline.name} is joined, and nothing of it was ever "
+                    f"source {name!r} of pipeline {self._pipeline.name} is looked up, and nothing of it was ever "
                     "ingested. Run ingest for it."
                 )
             if name not in held or held[name].snapshot_id != snapshot_id:
-                schema = log_schema(self._pipeline.source(name), "_known_at")
-                rows = pl.from_arrow(read_columns(self._lake, identifier, schema, snapshot_id))
-                assert isinstance(rows, pl.DataFrame)
-                newer[name] = Held(rows, snapshot_id, datetime.now(UTC))
+                rows = read_log(self._lake, self._pipeline, name, None, snapshot_id)
+                features = self._pipeline.history_sources.get(name)
+                past = HistoryState(rows, self._pipeline.source(name), features) if features else None
+                newer[name] = Held(rows, snapshot_id, datetime.now(UTC), past)
         return {**held, **newer} if newer else held

@@ -11,9 +11,9 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perennial.rules.history import add_history, counting_versions, history_types
+from perennial.rules.history import Versions, add_history, history_types
 from perennial.spec import Calendar, Files, History, UtcMicroseconds
-from perennial.spec.history import Aggregate
+from perennial.spec.history import Aggregate, Window
 from perennial.spec.load import contract_columns
 
 START = datetime(2024, 3, 30, 20, tzinfo=UTC)  # the night in which clocks in Berlin leap from two to three
@@ -32,7 +32,7 @@ class Sale(pa.DataFrameModel):
 
 SALES = Files("sales", "sales/*.csv", contract=Sale, key=["sale"], event_time="sold_at")
 HOUR = timedelta(hours=1)
-WINDOWS = [timedelta(hours=3), timedelta(minutes=50), timedelta(days=400), None]
+WINDOWS: list[Window] = [timedelta(hours=3), timedelta(minutes=50), timedelta(days=400), None]
 WINDOWS += [Calendar(period, "Europe/Berlin") for period in ("hour", "day", "week", "month", "quarter", "year")]
 
 
@@ -60,12 +60,12 @@ versions = st.tuples(
 logs = st.lists(versions, max_size=25).map(lambda rows: sorted(rows, key=lambda row: row[5]))
 
 
-def frames(asked: list[Any], log: list[Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def frames(asked: list[Any], log: list[Any]) -> tuple[pl.DataFrame, Versions]:
     """The moments, and the log, in the order in which it became known, as the versions that count."""
     rows: dict[str, Any] = {"sale": pl.Int64, "shop": pl.String, "_known_at": INSTANT}
     return (
         pl.DataFrame(asked, rows, orient="row"),
-        counting_versions(pl.DataFrame(log, {**contract_columns(SALES), "_known_at": INSTANT}, orient="row"), SALES),
+        Versions(pl.DataFrame(log, {**contract_columns(SALES), "_known_at": INSTANT}, orient="row"), SALES),
     )
 
 
