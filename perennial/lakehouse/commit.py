@@ -127,10 +127,16 @@ def rewrite_once(
     key: str,
     *,
     summary: dict[str, str] | None = None,
+    told: Callable[[Table], tuple[dict[str, str], dict[str, str]]] | None = None,
+    expect: Expectation | None = None,
 ) -> Committed:
     """Put the files `new` in the place of the files `old`, exactly once under the batch id `key`.
 
     Rows that others append meanwhile stay: the swap builds on the newest snapshot, whichever that is.
+
+    Args:
+        told: from the table that the commit builds on, more of the summary and properties set in the same transaction.
+        expect: what must hold of that table.
 
     Raises:
         FilesGone: one of the old files is in the table no longer, or rows of it were deleted by another engine's delete
@@ -138,20 +144,23 @@ def rewrite_once(
     """
 
     def change(transaction: Transaction, table: Table, notes: dict[str, str]) -> dict[str, str]:
+        more, properties = told(table) if told else ({}, {})
         try:
-            with transaction.update_snapshot(snapshot_properties=notes).overwrite() as overwrite:
+            with transaction.update_snapshot(snapshot_properties={**notes, **more}).overwrite() as overwrite:
                 for file in old:
                     overwrite.delete_data_file(file)
                 for file in new:
                     overwrite.append_data_file(file)
         except ValidationException as error:
             raise FilesGone(f"{dotted(identifier)}: {error}. Nothing was changed; plan again.") from error
-        return {}
+        return properties
 
     def still_there(table: Table) -> None:
         refuse_condemned(table, [file.file_path for file in new])
         if has_delete_files(table):
             raise FilesGone(f"{dotted(identifier)} has delete files of another engine, which must compact it itself.")
+        if expect:
+            expect(table)
 
     return _commit(lake, identifier, key, change, summary or {}, still_there)
 

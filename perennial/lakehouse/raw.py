@@ -110,13 +110,29 @@ def read_log(
         known = f"_known_at <= '{as_of.isoformat()}'" if as_of else None
         arrow = read_columns(lake, identifier, schema, snapshot_id, known)
         rows = pl.DataFrame(pl.from_arrow(arrow))
+    return in_order(rows)
+
+
+def in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a log in the order they became known, without `_committed_at` and `_position`, which tell it.
+
+    Positions are looked at only where all else is equal.
+    """
+    ordered = rows.sort("_known_at", "_committed_at", maintain_order=True)
+    same = pl.struct("_known_at", "_committed_at").rle_id()
+    places = ordered.select(same=same, alike=pl.len().over(same) > 1)
+    if places["alike"].any():
+        ordered = _by_position(ordered.with_columns(_same=places["same"]))
+    return ordered.drop("_committed_at", "_position")
+
+
+def _by_position(rows: pl.DataFrame) -> pl.DataFrame:
     # row 10 of a file comes after its row 9, and so does message 10 of a partition
     place, number = (
         pl.col("_position").str.replace(r"\d+$", ""),
         pl.col("_position").str.extract(r"(\d+)$").cast(pl.Int64),
     )
-    ordered = rows.sort("_known_at", "_committed_at", place, number, maintain_order=True)
-    return ordered.drop("_committed_at", "_position")
+    return rows.sort("_same", place, number, maintain_order=True).drop("_same")
 
 
 def read_known(

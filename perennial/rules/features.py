@@ -2,12 +2,13 @@
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 import polars as pl
 import polars.selectors as cs
+from polars.io.plugins import register_io_source
 
 from perennial.rules.history import Past, Versions, add_history, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
@@ -126,6 +127,43 @@ def feature_code_hash(pipeline: Pipeline) -> str:
     declared = [*(repr(join) for join in pipeline.joins), *(str(feature) for feature in pipeline.history)]
     code = inspect.getsource(pipeline.features) if pipeline.features else ""
     return _digest(code, *declared, repr(input_names(pipeline)))
+
+
+def feature_hashes(pipeline: Pipeline) -> dict[str, str]:
+    """For every input of the model, what changes when the code does that it depends on, and not when other code does.
+
+    An input depends on its own expression in features(), as Polars plans it, and on the declarations of the joins and
+    history features whose columns that reads. Where the plan hides code (a Python function), it is the whole function's.
+    """
+    declared: dict[str, str] = {}
+    for join in pipeline.joins:
+        source = pipeline.source(join.source)
+        time = source.event_time if isinstance(join, AsOf) else None
+        told = f"{join!r} {time} {list(source.key)}"
+        declared |= dict.fromkeys(joined_columns(contract_columns(source), join.columns, join.source, time), told)
+    declared |= {f.name: f"{f} {pipeline.source(f.source).event_time}" for f in pipeline.history}
+    return {name: _digest(*_code_of(pipeline, name, declared)) for name in input_names(pipeline)}
+
+
+def input_columns(pipeline: Pipeline, name: str) -> list[str]:
+    """The columns of the entity, the joins and the history features that an input of the model is made from."""
+    read: list[str] = []
+
+    def source(columns: list[str] | None, *_: Any) -> Iterator[pl.DataFrame]:
+        read.extend(columns or [])
+        yield pl.DataFrame(schema={column: row_schema(pipeline)[column] for column in columns or row_schema(pipeline)})
+
+    schema = {column: pl.Field(column, dtype).dtype for column, dtype in row_schema(pipeline).items()}
+    rows = register_io_source(source, schema=schema)
+    _inputs(pipeline, rows).select(name).collect()
+    return list(dict.fromkeys(read))
+
+
+def _code_of(pipeline: Pipeline, name: str, declared: dict[str, str]) -> Iterator[str]:
+    columns = input_columns(pipeline, name)
+    plan = _inputs(pipeline, pl.LazyFrame(schema=row_schema(pipeline))).select(name).explain(optimized=True)
+    yield plan if not any(word in plan.lower() for word in ("python", "map")) else feature_code_hash(pipeline)
+    yield from (f"{column}: {declared.get(column, '')}" for column in sorted(columns))
 
 
 def contract_hash(source: Source) -> str:

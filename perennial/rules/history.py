@@ -150,7 +150,7 @@ def _answer(asked: pl.DataFrame, past: pl.DataFrame, features: Sequence[History]
     for feature in features:
         window = feature.reach_back if feature.window is None else feature.window
         if window not in ends:
-            ends[window] = at(group, np.minimum(until, _leaves(happened, window)))
+            ends[window] = at(group, np.minimum(until, leaves(happened, window)))
         told = str(feature.expression)
         if told not in values:
             values[told] = past.select(_v=feature.expression).to_series()
@@ -187,7 +187,7 @@ def _around(events: Ints, first: Ints, end: Ints, own: tuple[Ints, Ints]) -> tup
     return which[some], starts[some], stops[some]
 
 
-def _leaves(happened: Ints, window: Window) -> Ints:
+def leaves(happened: Ints, window: Window) -> Ints:
     """When rows that happened at these instants leave the window, in microseconds."""
     if window is None:
         return np.full(len(happened), FOREVER)

@@ -1,99 +1,140 @@
-"""Build a pipeline's features as of a moment: every row as it could be predicted for, with the label as known now."""
+"""Build a pipeline's features as of a moment: every row as it could be predicted for, with the label as known then.
+
+coverage ─► parts of event time ─┬─ fresh ──► left alone
+                                 ├─ built before ──► what is new since ─► new rows, and files with changed rows (Ray)
+                                 └─ missing or stale ──► blocks built anew (Ray)          ─► one commit, with coverage
+"""
 
 import hashlib
+import logging
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import ray
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from pyiceberg.table import Table
 
-from perennial.lakehouse.commit import replace_once
+from perennial.lakehouse.commit import rewrite_once
 from perennial.lakehouse.history import find_batch
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.raw import raw_table, read_known, read_log, read_moments
-from perennial.lakehouse.staging import stage_files, staged_files
-from perennial.lakehouse.tables import current_snapshot_id, ensure_table, snapshot_summary, write_files
-from perennial.rules.features import compute_features, pipeline_code_hash
+from perennial.lakehouse.raw import raw_table
+from perennial.lakehouse.staging import staged_files
+from perennial.lakehouse.stretch import Stretch, current_sequence
+from perennial.lakehouse.tables import current_snapshot_id, ensure_table, snapshot_summary
+from perennial.rules.features import compute_features, feature_hashes, pipeline_code_hash
 from perennial.spec.load import contract_columns, load_pipeline
 from perennial.spec.pipeline import Pipeline
+from ray_jobs.features.blocks import BLOCK_ROWS, LABEL_KNOWN_AT, Inputs
+from ray_jobs.features.coverage import Covered, cut_by, read_coverage, stale_features, with_stretch, write_coverage
+from ray_jobs.features.rebuild import Part, rebuild_stretch
+from ray_jobs.features.refresh import refresh_stretch
 
-BLOCK_ROWS = 50_000
 KNOWN = pl.Datetime("us", "UTC")
+logger = logging.getLogger(__name__)
 
 
 class BuildRequest(BaseModel, frozen=True):
-    """Which features, as of when. Rows and labels that became known later are not looked at."""
+    """Which features, as of when. Rows and labels that became known later are not looked at.
+
+    Args:
+        start, end: build only the rows with event times in [start, end); None: all.
+    """
 
     lake: Lake
     pipeline: str
     as_of: datetime
     pipelines: Path
+    start: datetime | None = None
+    end: datetime | None = None
+    block_rows: int = Field(BLOCK_ROWS, ge=1)
 
 
 class BuiltFeatures(BaseModel, frozen=True):
-    """A snapshot of the features table and what it was built from."""
+    """A snapshot of the features table and what it was built from.
+
+    Args:
+        rebuilt_rows: rows that came, changed or went with this build; all of them where it was not incremental.
+        stale: features whose code is another than the table was built with until now.
+    """
 
     snapshot_id: int
     rows: int
     labelled_rows: int
     inputs: dict[str, int]
     already: bool
+    rebuilt_rows: int = 0
+    stale: list[str] = []
 
 
 class NothingToBuild(LookupError):
     """The entity's raw table has no row that was known by the moment."""
 
 
+class BuiltMeanwhile(RuntimeError):
+    """Another build changed the same stretch of the features table. Nothing was published; run again."""
+
+
 def build(request: BuildRequest) -> BuiltFeatures:
-    """Replace the features table by the features as of `request.as_of`, once: a rerun finds its own snapshot.
+    """Bring the features to what was known by `request.as_of`, once: a rerun finds its own snapshot.
 
     Raises:
         NothingToBuild: there is no row yet; the message names the flow that brings some.
+        BuiltMeanwhile: another build was faster. Nothing was published.
     """
     lake, pipeline = request.lake, load_pipeline(request.pipeline, request.pipelines)
-    inputs = {
-        source.name: current_snapshot_id(lake, raw_table(lake, pipeline.name, source.name)) or 0
-        for source in pipeline.sources
-    }
+    inputs = _pin(request, pipeline)
     identifier = lake.table(pipeline.name, "features")
     table = ensure_table(lake, identifier, features_schema(pipeline))
-    words = (request.as_of.isoformat(), pipeline_code_hash(pipeline), *(f"{k}={v}" for k, v in sorted(inputs.items())))
-    key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+    key = _key(request, pipeline, inputs)
     done = find_batch(table, key)
     if done is not None:
-        summary = snapshot_summary(table, done)
-        rows, labelled = int(summary["perennial.rows"]), int(summary["perennial.labelled-rows"])
-        return BuiltFeatures(snapshot_id=done, rows=rows, labelled_rows=labelled, inputs=inputs, already=True)
-
-    labelled_rows = label_rows(lake, pipeline, request.as_of, inputs)
-    if labelled_rows.is_empty():
+        return _told(table, done, inputs.snapshots, already=True)
+    today, covered = _today(request, pipeline, inputs), read_coverage(table)
+    part = Part()
+    for stretch, before in cut_by(covered, Stretch(request.start, request.end)):
+        part = part.plus(_build_stretch(request, pipeline, inputs, table, key, stretch, before, today))
+    if not sum(_counts(table, part).values()):
         raise NothingToBuild(
             f"pipeline {pipeline.name}: no row of {pipeline.entity_source.name!r} was known by {request.as_of.isoformat()}. "
             f"Nothing was written. Run ingest for it first, or choose a later as_of."
         )
-    manifests = _write(request, pipeline, labelled_rows, inputs, key)
-    counts = {"rows": len(labelled_rows), "labelled-rows": labelled_rows[pipeline.label.name].count()}
-    committed = replace_once(
+    stale = sorted({name for item in covered for name in stale_features(item, today.features)})
+    summary = {
+        "perennial.rebuilt-rows": str(part.rebuilt_rows),
+        "perennial.stale-features": " ".join(stale),
+        "perennial.interval": f"{request.start.isoformat() if request.start else ''}/{request.end.isoformat() if request.end else ''}",
+        **{f"perennial.input.{source}": str(snapshot) for source, snapshot in inputs.snapshots.items()},
+        "perennial.code": today.code,
+        # only a build of the whole table is one that training may pick by its moment
+        **({"perennial.as-of": request.as_of.isoformat()} if Stretch(request.start, request.end) == Stretch() else {}),
+    }
+
+    def unchanged(now: Table) -> None:
+        if cut_by(read_coverage(now), Stretch(request.start, request.end)) != cut_by(
+            covered, Stretch(request.start, request.end)
+        ):
+            raise BuiltMeanwhile(
+                f"another build of {pipeline.name} changed the same stretch of its features meanwhile. Nothing of this one was "
+                "published. Run build_features again."
+            )
+
+    def told(now: Table) -> tuple[dict[str, str], dict[str, str]]:
+        counts = {name: str(count) for name, count in _counts(now, part).items()}
+        return counts, write_coverage(with_stretch(read_coverage(now), today))
+
+    committed = rewrite_once(
         lake,
         identifier,
-        staged_files(table, manifests),
+        part.old,
+        staged_files(table, part.manifests),
         key,
-        summary={
-            **{f"perennial.{name}": str(count) for name, count in counts.items()},
-            **{f"perennial.input.{source}": str(snapshot) for source, snapshot in inputs.items()},
-            "perennial.as-of": request.as_of.isoformat(),
-            "perennial.code": pipeline_code_hash(pipeline),
-        },
+        summary=summary,
+        told=told,
+        expect=unchanged,
     )
-    return BuiltFeatures(
-        snapshot_id=committed.snapshot_id,
-        rows=counts["rows"],
-        labelled_rows=counts["labelled-rows"],
-        inputs=inputs,
-        already=committed.already,
-    )
+    table = lake.catalog().load_table(identifier)
+    return _told(table, committed.snapshot_id, inputs.snapshots, already=committed.already)
 
 
 def features_schema(pipeline: Pipeline) -> pa.Schema:
@@ -107,55 +148,81 @@ def features_schema(pipeline: Pipeline) -> pa.Schema:
     computed = compute_features(pipeline, empty, logs)
     return (
         computed.with_columns(
-            pl.lit(None, pl.Float64).alias(pipeline.label.name), pl.lit(None, KNOWN).alias("_label_known_at")
+            pl.lit(None, pl.Float64).alias(pipeline.label.name), pl.lit(None, KNOWN).alias(LABEL_KNOWN_AT)
         )
         .to_arrow()
         .schema
     )
 
 
-def label_rows(lake: Lake, pipeline: Pipeline, as_of: datetime, inputs: dict[str, int]) -> pl.DataFrame:
-    """The entity's rows as each was predicted for, with the label as far as it was known by `as_of`."""
-    entity, label = pipeline.entity_source, pipeline.label
-    rows = read_moments(lake, pipeline, as_of, inputs[entity.name] or None)
-    value = label.expression.cast(pl.Float64).alias(label.name)
-    source = pipeline.label_source
-    known = read_known(lake, pipeline, source.name, as_of, inputs[source.name] or None)
-    labels = known.select(*entity.key, value, pl.col("_known_at").alias("_label_known_at"))
-    # The label may carry the name of the column it is read from: the row's own value is the one known too early.
-    rows = rows.drop(label.name, strict=False)
-    return rows.join(labels, on=list(entity.key), how="left", maintain_order="left")
+def _build_stretch(
+    request: BuildRequest,
+    pipeline: Pipeline,
+    inputs: Inputs,
+    table: Table,
+    key: str,
+    stretch: Stretch,
+    before: Covered | None,
+    today: Covered,
+) -> Part:
+    if before is not None and before.says_the_same_as(today):
+        return Part()
+    if before is not None and before.can_go_on_to(today):
+        part = refresh_stretch(inputs, pipeline, request.pipelines, table, key, stretch, before, request.block_rows)
+        if part is not None:
+            return part
+        logger.info("most rows of %s are touched by what is new: all are built anew", pipeline.name)
+    return rebuild_stretch(inputs, pipeline, request.pipelines, table, key, stretch, request.block_rows)
 
 
-def _write(
-    request: BuildRequest, pipeline: Pipeline, rows: pl.DataFrame, inputs: dict[str, int], key: str
-) -> list[str]:
-    tables = {
-        name: read_log(request.lake, pipeline, name, request.as_of, inputs[name] or None) for name in pipeline.looked_up
+def _pin(request: BuildRequest, pipeline: Pipeline) -> Inputs:
+    snapshots = {
+        source.name: current_snapshot_id(request.lake, raw_table(request.lake, pipeline.name, source.name)) or 0
+        for source in pipeline.sources
     }
-    shared = ray.put(tables)  # each worker node holds the joined tables once
-    if pipeline.entity_source.event_time:
-        rows = rows.sort(pipeline.entity_source.event_time, maintain_order=True)
-    blocks = [part.to_arrow() for part in rows.iter_slices(BLOCK_ROWS)]
-    done = ray.data.from_arrow(blocks).map_batches(
-        BuildBlock(request, shared, key), batch_format="pyarrow", batch_size=None, num_cpus=0.5
+    return Inputs(lake=request.lake, as_of=request.as_of, snapshots=snapshots)
+
+
+def _today(request: BuildRequest, pipeline: Pipeline, inputs: Inputs) -> Covered:
+    """What will be true of the stretch once it is built."""
+    return Covered(
+        start=request.start,
+        end=request.end,
+        as_of=request.as_of,
+        sequences={
+            name: current_sequence(request.lake, raw_table(request.lake, pipeline.name, name), snapshot)
+            for name, snapshot in inputs.snapshots.items()
+        },
+        code=pipeline_code_hash(pipeline),
+        features=feature_hashes(pipeline),
     )
-    return [row["manifest"] for row in done.take_all()]
 
 
-class BuildBlock:
-    """Joins, computes and writes one block of rows; yields the manifest of the files it wrote."""
+def _key(request: BuildRequest, pipeline: Pipeline, inputs: Inputs) -> str:
+    words = [request.as_of.isoformat(), pipeline_code_hash(pipeline)]
+    words += [f"{k}={v}" for k, v in sorted(inputs.snapshots.items())]
+    if request.start or request.end:
+        words.append(f"{request.start}/{request.end}")
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
-    def __init__(self, request: BuildRequest, tables: "ray.ObjectRef[dict[str, pl.DataFrame]]", key: str) -> None:
-        self.request, self.tables, self.key = request, tables, key
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """See the class."""
-        lake = self.request.lake
-        pipeline = load_pipeline(self.request.pipeline, self.request.pipelines)
-        rows = pl.DataFrame(pl.from_arrow(block))
-        computed = compute_features(pipeline, rows, ray.get(self.tables))
-        labels = rows.select(pipeline.label.name, "_label_known_at")
-        table = ensure_table(lake, lake.table(pipeline.name, "features"), features_schema(pipeline))
-        files = write_files(table, pl.concat([computed, labels], how="horizontal").to_arrow(), self.key)
-        return pa.table({"manifest": [stage_files(lake, table, files, self.key)]})
+def _counts(table: Table, part: Part) -> dict[str, int]:
+    """Rows, and those with a known label, of the features table once a part of it was changed."""
+    files = [task.file for task in table.scan().plan_files()]
+    number = table.schema().find_field(LABEL_KNOWN_AT).field_id
+    rows = sum(file.record_count for file in files)
+    labelled = rows - sum((file.null_value_counts or {}).get(number, 0) for file in files)
+    return {"perennial.rows": rows + part.rows, "perennial.labelled-rows": labelled + part.labelled_rows}
+
+
+def _told(table: Table, snapshot_id: int, inputs: dict[str, int], *, already: bool) -> BuiltFeatures:
+    summary = snapshot_summary(table, snapshot_id)
+    return BuiltFeatures(
+        snapshot_id=snapshot_id,
+        rows=int(summary["perennial.rows"]),
+        labelled_rows=int(summary["perennial.labelled-rows"]),
+        inputs=inputs,
+        already=already,
+        rebuilt_rows=int(summary.get("perennial.rebuilt-rows", 0)),
+        stale=summary.get("perennial.stale-features", "").split(),
+    )

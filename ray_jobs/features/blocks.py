@@ -1,0 +1,121 @@
+"""Blocks of feature rows, each built on its own from the parts of the tables that it needs: memory is a block's."""
+
+import itertools
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel
+from pyiceberg.conversions import from_bytes
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
+from pyiceberg.types import TimestamptzType
+
+from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.raw import raw_table
+from perennial.lakehouse.staging import stage_files
+from perennial.lakehouse.stretch import Stretch, bounds, read_around, read_stretch, read_versions
+from perennial.lakehouse.tables import load_at, write_files
+from perennial.rules.features import compute_features
+from perennial.rules.joins import MOMENT
+from perennial.spec.pipeline import Pipeline
+
+BLOCK_ROWS = 100_000
+LABEL_KNOWN_AT = "_label_known_at"
+_POINTS = 20  # per block, by which the rows of a file are taken to lie evenly in its stretch of time
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Inputs(BaseModel, frozen=True):
+    """What a build looks at: the snapshots of the raw tables, as of a moment."""
+
+    lake: Lake
+    as_of: datetime
+    snapshots: dict[str, int]
+
+
+def first_versions(log: pl.DataFrame, pipeline: Pipeline) -> pl.DataFrame:
+    """The entity's rows as they were when each was predicted for: see `perennial.lakehouse.raw.read_moments`."""
+    key = list(pipeline.entity_source.key)
+    first = log.filter(pl.col(MOMENT) == pl.col(MOMENT).min().over(key))
+    return first.unique(key, keep="last", maintain_order=True)
+
+
+def build_rows(inputs: Inputs, pipeline: Pipeline, rows: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
+    """The feature rows of entity rows at their moments, with the label as far as it is known.
+
+    Args:
+        log: every version of these rows.
+    """
+    tables, pasts = read_around(inputs.lake, pipeline, rows, inputs.snapshots)
+    computed = compute_features(pipeline, rows, tables, pasts)
+    return with_labels(inputs, pipeline, computed, log)
+
+
+def with_labels(
+    inputs: Inputs, pipeline: Pipeline, rows: pl.DataFrame, log: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The rows with the label as it is known, and since when; what they say of it is replaced."""
+    source, label = pipeline.label_source, pipeline.label
+    key = list(pipeline.entity_source.key)
+    if source is not pipeline.entity_source or log is None:
+        keys = rows.select(key)
+        log = read_versions(inputs.lake, pipeline, source.name, keys, inputs.as_of, inputs.snapshots[source.name])
+    latest = log.unique(list(source.key), keep="last", maintain_order=True)
+    value = label.expression.cast(pl.Float64).alias(label.name)
+    labels = latest.select(*key, value, pl.col(MOMENT).alias(LABEL_KNOWN_AT))
+    return rows.drop(label.name, LABEL_KNOWN_AT, strict=False).join(labels, on=key, how="left", maintain_order="left")
+
+
+def read_entity(inputs: Inputs, pipeline: Pipeline, stretch: Stretch) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The entity's rows whose first version happened in the stretch, and every version of them."""
+    entity = pipeline.entity_source
+    log = read_stretch(inputs.lake, pipeline, entity.name, stretch, inputs.as_of, inputs.snapshots[entity.name])
+    rows = first_versions(log, pipeline).filter(stretch.holds(str(entity.event_time)))
+    return rows.sort(str(entity.event_time), maintain_order=True), log
+
+
+def write_block(inputs: Inputs, table: Table, rows: pl.DataFrame, key: str) -> str:
+    """Write feature rows as files that no table refers to; return the manifest's address."""
+    return stage_files(inputs.lake, table, write_files(table, rows.to_arrow(), key), key)
+
+
+def plan_blocks(inputs: Inputs, pipeline: Pipeline, stretch: Stretch, block_rows: int) -> list[Stretch]:
+    """The stretch in parts of about so many entity rows, by what the files say of their event times."""
+    entity = pipeline.entity_source
+    table = load_at(inputs.lake, raw_table(inputs.lake, pipeline.name, entity.name), inputs.snapshots[entity.name])
+    tasks = table.scan(
+        row_filter=stretch.filter(str(entity.event_time)), snapshot_id=inputs.snapshots[entity.name]
+    ).plan_files()
+    points = [np.empty(0, np.int64)]
+    for task in tasks:
+        least, most = times_of(table, task.file, str(entity.event_time))
+        count = max(1, round(task.file.record_count / block_rows * _POINTS))
+        points.append(np.linspace(least, most, count).astype(np.int64))
+    return cut_at(np.concatenate(points), stretch, _POINTS)
+
+
+def cut_at(points: Any, stretch: Stretch, each: int) -> list[Stretch]:
+    """The stretch cut between instants, given in microseconds, so that about `each` of them are in every part."""
+    inner = np.unique(np.sort(points)[each::each])
+    cuts = [_EPOCH + int(at) * _MICROSECOND for at in inner]
+    cuts = [c for c in cuts if (not stretch.start or c > stretch.start) and (not stretch.end or c < stretch.end)]
+    edges = [stretch.start, *cuts, stretch.end]
+    return [Stretch(start, end) for start, end in itertools.pairwise(edges)]
+
+
+def times_of(table: Table, file: DataFile, column: str) -> tuple[int, int]:
+    """The least and the greatest instant of a file's column, in microseconds; of a column of nulls, nothing later."""
+    number = table.schema().find_field(column).field_id
+    lower, upper = (file.lower_bounds or {}).get(number), (file.upper_bounds or {}).get(number)
+    if lower is None or upper is None:
+        return 0, 0
+    return int(from_bytes(TimestamptzType(), lower)), int(from_bytes(TimestamptzType(), upper))
+
+
+def keys_in_table(table: Table, pipeline: Pipeline, keys: pl.DataFrame) -> pl.DataFrame:
+    """Those of the keys that the features table has."""
+    scan = table.scan(row_filter=bounds(keys), selected_fields=tuple(pipeline.entity_source.key))
+    return keys.join(pl.DataFrame(pl.from_arrow(scan.to_arrow())), on=keys.columns, how="semi")
