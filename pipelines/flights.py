@@ -86,117 +86,36 @@ class Arrival(pa.DataFrameModel):
     tailnum: str = pa.Field(nullable=True)
 
 
-DELAY, LATE = "arrival_delay_minutes", pl.col("arrival_delay_minutes") > 15
-HOURS, DAYS = timedelta(hours=6), timedelta(days=14)
-HISTORY = [  # of flights that had arrived by the moment of the prediction, by when they were scheduled
-    History("recent_late_share", "arrivals", "mean", LATE, window=HOURS, unit="share", doc="All of New York, 6 hours"),
-    History("recent_delay", "arrivals", "mean", DELAY, window=HOURS, unit="minutes", doc="All of New York, 6 hours"),
-    History(
-        "origin_late_share", "arrivals", "mean", LATE, by="origin", window=HOURS, unit="share", doc="Airport, 6 hours"
+def late_share(name: str, by: str | list[str], window: timedelta | Calendar, doc: str) -> History:
+    """Share of arrivals that were late, as known at the moment."""
+    late = pl.col("arrival_delay_minutes") > 15
+    return History(f"{name}_late_share", "arrivals", "mean", late, by=by, window=window, unit="share", doc=doc)
+
+
+def delay(name: str, by: str | list[str], half_life: timedelta, doc: str) -> History:
+    """Mean delay of arrivals, the last ones weighing most, as known at the moment."""
+    delays = "arrival_delay_minutes"
+    window = timedelta(days=14)
+    return History(
+        f"{name}_delay", "arrivals", "ewm", delays, by=by, half_life=half_life, window=window, unit="minutes", doc=doc
+    )
+
+
+HISTORY = [  # of flights that had arrived two hours before this one's departure; windows go by their scheduled departures
+    late_share("recent", by=[], window=timedelta(hours=6), doc="late, of all flights, 6 hours"),
+    late_share("origin", by="origin", window=timedelta(hours=6), doc="late, of those from this airport, 6 hours"),
+    late_share("origin_day", by="origin", window=Calendar("day", "America/New_York"), doc="the same, today so far"),
+    late_share("carrier", by="carrier", window=timedelta(days=7), doc="late, of this carrier's, 7 days"),
+    late_share("route", by=["origin", "dest"], window=timedelta(days=14), doc="late, of this route's, 14 days"),
+    late_share(
+        "flight", by=["carrier", "flight"], window=timedelta(days=60), doc="late, of this flight number's, 60 days"
     ),
-    History(
-        "origin_delay", "arrivals", "mean", DELAY, by="origin", window=HOURS, unit="minutes", doc="Airport, 6 hours"
-    ),
-    History(
-        "origin_day_late_share",
-        "arrivals",
-        "mean",
-        LATE,
-        by="origin",
-        window=Calendar("day", "America/New_York"),
-        unit="share",
-        doc="Airport, today so far",
-    ),
-    History(
-        "carrier_late_share",
-        "arrivals",
-        "mean",
-        LATE,
-        by="carrier",
-        window=timedelta(days=7),
-        unit="share",
-        doc="Carrier, 7 days",
-    ),
-    History(
-        "carrier_recent_delay",
-        "arrivals",
-        "ewm",
-        DELAY,
-        by="carrier",
-        half_life=timedelta(hours=8),
-        unit="minutes",
-        doc="Carrier, of late",
-    ),
-    History(
-        "route_late_share",
-        "arrivals",
-        "mean",
-        LATE,
-        by=["origin", "dest"],
-        window=DAYS,
-        unit="share",
-        doc="Route, 14 days",
-    ),
-    History(
-        "route_recent_delay",
-        "arrivals",
-        "ewm",
-        DELAY,
-        by=["origin", "dest"],
-        half_life=timedelta(hours=12),
-        unit="minutes",
-        doc="Route, of late",
-    ),
-    History(
-        "dest_recent_delay",
-        "arrivals",
-        "ewm",
-        DELAY,
-        by="dest",
-        half_life=timedelta(hours=6),
-        unit="minutes",
-        doc="Destination, of late",
-    ),
-    History(
-        "flight_late_share",
-        "arrivals",
-        "mean",
-        LATE,
-        by=["carrier", "flight"],
-        window=timedelta(days=60),
-        unit="share",
-        doc="This flight number, 60 days",
-    ),
-    History(
-        "flight_delay",
-        "arrivals",
-        "ewm",
-        DELAY,
-        by=["carrier", "flight"],
-        half_life=timedelta(days=5),
-        unit="minutes",
-        doc="This flight number, of late",
-    ),
-    History(
-        "plane_last_delay",
-        "arrivals",
-        "last",
-        DELAY,
-        by="tailnum",
-        window=timedelta(hours=24),
-        unit="minutes",
-        doc="The plane's last arrival, 24 hours",
-    ),
-    History(
-        "plane_delay",
-        "arrivals",
-        "ewm",
-        DELAY,
-        by="tailnum",
-        half_life=timedelta(days=7),
-        unit="minutes",
-        doc="Plane, of late",
-    ),
+    delay("recent", by=[], half_life=timedelta(hours=2), doc="all flights, of late"),
+    delay("origin", by="origin", half_life=timedelta(hours=2), doc="from this airport, of late"),
+    delay("carrier", by="carrier", half_life=timedelta(hours=8), doc="this carrier, of late"),
+    delay("route", by=["origin", "dest"], half_life=timedelta(hours=12), doc="this route, of late"),
+    delay("dest", by="dest", half_life=timedelta(hours=6), doc="to this airport, of late"),
+    delay("plane", by="tailnum", half_life=timedelta(hours=12), doc="this plane, of late"),
 ]
 
 

@@ -153,7 +153,7 @@ def _answer(asked: pl.DataFrame, past: pl.DataFrame, features: Sequence[History]
             ends[window] = at(group, np.minimum(until, leaves(happened, window)))
         told = str(feature.expression)
         if told not in values:
-            values[told] = past.select(_v=feature.expression).to_series()
+            values[told] = past.with_columns(_v=feature.expression)["_v"]
         counts = countable(values[told], feature.aggregate).to_numpy()
         which, starts, stops = _around(np.flatnonzero((ends[window] > first) & counts), first, ends[window], selves)
         counted = Counted(values[told], which, starts, stops, group, happened, len(asked), at)

@@ -81,7 +81,7 @@ def touched_rows(rows: pl.DataFrame, reaches: Sequence[Reach]) -> pl.DataFrame:
     found = [pl.DataFrame(schema={"_row": pl.UInt32})]
     for reach in reaches:
         how = {"on": list(reach.by)} if reach.by else {"how": "cross"}
-        near = numbered.select("_row", "_moment", *reach.by).join(reach.spans, **how)  # type: ignore[arg-type]
+        near = numbered.select("_row", "_moment", *reach.by).join(reach.spans, **how)
         found.append(
             near.filter((pl.col("_moment") >= pl.col("_a")) & (pl.col("_moment") < pl.col("_b"))).select("_row")
         )

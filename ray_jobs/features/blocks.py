@@ -85,6 +85,8 @@ def write_block(inputs: Inputs, table: Table, rows: pl.DataFrame, key: str) -> s
 def plan_blocks(inputs: Inputs, pipeline: Pipeline, stretch: Stretch, block_rows: int) -> list[Stretch]:
     """The stretch in parts of about so many entity rows, by what the files say of their event times."""
     entity = pipeline.entity_source
+    if not inputs.snapshots[entity.name]:
+        return []
     table = load_at(inputs.lake, raw_table(inputs.lake, pipeline.name, entity.name), inputs.snapshots[entity.name])
     tasks = table.scan(
         row_filter=stretch.filter(str(entity.event_time)), snapshot_id=inputs.snapshots[entity.name]

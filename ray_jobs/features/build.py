@@ -94,7 +94,7 @@ def build(request: BuildRequest) -> BuiltFeatures:
     part = Part()
     for stretch, before in cut_by(covered, Stretch(request.start, request.end)):
         part = part.plus(_build_stretch(request, pipeline, inputs, table, key, stretch, before, today))
-    if not sum(_counts(table, part).values()):
+    if not sum(_counts(table, pipeline.label.name, part).values()):
         raise NothingToBuild(
             f"pipeline {pipeline.name}: no row of {pipeline.entity_source.name!r} was known by {request.as_of.isoformat()}. "
             f"Nothing was written. Run ingest for it first, or choose a later as_of."
@@ -120,7 +120,7 @@ def build(request: BuildRequest) -> BuiltFeatures:
             )
 
     def told(now: Table) -> tuple[dict[str, str], dict[str, str]]:
-        counts = {name: str(count) for name, count in _counts(now, part).items()}
+        counts = {name: str(count) for name, count in _counts(now, pipeline.label.name, part).items()}
         return counts, write_coverage(with_stretch(read_coverage(now), today))
 
     committed = rewrite_once(
@@ -206,10 +206,10 @@ def _key(request: BuildRequest, pipeline: Pipeline, inputs: Inputs) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
-def _counts(table: Table, part: Part) -> dict[str, int]:
+def _counts(table: Table, label: str, part: Part) -> dict[str, int]:
     """Rows, and those with a known label, of the features table once a part of it was changed."""
     files = [task.file for task in table.scan().plan_files()]
-    number = table.schema().find_field(LABEL_KNOWN_AT).field_id
+    number = table.schema().find_field(label).field_id
     rows = sum(file.record_count for file in files)
     labelled = rows - sum((file.null_value_counts or {}).get(number, 0) for file in files)
     return {"perennial.rows": rows + part.rows, "perennial.labelled-rows": labelled + part.labelled_rows}

@@ -74,9 +74,8 @@ def cut_by(covered: Sequence[Covered], wanted: Stretch) -> list[tuple[Stretch, C
 
 def with_stretch(covered: Sequence[Covered], new: Covered) -> list[Covered]:
     """The records once a stretch was built anew; neighbours that say the same are one."""
-    rest = [item for item in covered]
     kept: list[Covered] = []
-    for item in rest:
+    for item in covered:
         if new.start is not None and (item.start is None or item.start < new.start):
             kept.append(item.model_copy(update={"end": _sooner(item.end, new.start)}))
         if new.end is not None and (item.end is None or item.end > new.end):

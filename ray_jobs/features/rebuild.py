@@ -41,8 +41,6 @@ def rebuild_stretch(
     old = [task.file for task in table.scan(row_filter=stretch.filter(event_time)).plan_files()]
     outside, gone, labelled_gone = _kept(inputs, pipeline, table, key, stretch, old)
     blocks = [{"start": b.start, "end": b.end} for b in plan_blocks(inputs, pipeline, stretch, block_rows)]
-    if not inputs.snapshots[pipeline.entity_source.name]:
-        blocks = []
     done = []
     if blocks:
         instants = pa.timestamp("us", "UTC")
@@ -89,7 +87,7 @@ def _kept(
     """
     if stretch == Stretch() or not old:
         gone = sum(file.record_count for file in old)
-        number = table.schema().find_field("_label_known_at").field_id
+        number = table.schema().find_field(pipeline.label.name).field_id
         unlabelled = sum((file.null_value_counts or {}).get(number, 0) for file in old)
         return [], gone, gone - unlabelled
     event_time, label = str(pipeline.entity_source.event_time), pipeline.label.name

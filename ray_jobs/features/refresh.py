@@ -25,6 +25,7 @@ from perennial.rules.reach import Reach, reached_moments, touched_rows
 from perennial.spec.load import load_pipeline
 from perennial.spec.pipeline import Pipeline
 from ray_jobs.features.blocks import (
+    BLOCK_ROWS,
     Inputs,
     build_rows,
     cut_at,
@@ -37,6 +38,7 @@ from ray_jobs.features.blocks import (
 from ray_jobs.features.coverage import Covered
 from ray_jobs.features.rebuild import BUILD_CPUS, Part
 
+EVERYTHING = Stretch()
 MOST_TOUCHED_SHARE = 0.3  # of the rows that stand, from which building all anew costs less
 
 
@@ -71,7 +73,8 @@ def refresh_stretch(
     event_time = str(pipeline.entity_source.event_time)
     files = [task.file for task in table.scan(row_filter=stretch.filter(event_time)).plan_files()]
     standing = sum(file.record_count for file in files)
-    if len(news.entity) + len(news.labels) > 2 * standing or len(news.late) > MOST_TOUCHED_SHARE * standing:
+    much = len(news.entity) + len(news.labels) > 2 * standing or len(news.late) > MOST_TOUCHED_SHARE * standing
+    if much and standing > BLOCK_ROWS:
         return None
     touched = [file for file in files if _may_hold(table, pipeline, file, news)]
     entity = news.entity.filter(stretch.holds(event_time))
@@ -187,7 +190,7 @@ class RefreshBlock:
             found.append(touched_rows(first_versions(log, pipeline), news.reaches).select(key))
         return pl.concat(found).unique()
 
-    def _rebuild(self, pipeline: Pipeline, keys: pl.DataFrame, stretch: Stretch = Stretch()) -> pl.DataFrame:
+    def _rebuild(self, pipeline: Pipeline, keys: pl.DataFrame, stretch: Stretch = EVERYTHING) -> pl.DataFrame:
         log = self._versions(pipeline, keys)
         event_time = str(pipeline.entity_source.event_time)
         rows = first_versions(log, pipeline).filter(stretch.holds(event_time)).sort(event_time, maintain_order=True)
