@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def built(lake: Lake, folder: Path, as_of: datetime, **options: object) -> tuple[BuiltFeatures, pl.DataFrame]:
     """The features as of a moment, and their rows."""
-    request = BuildRequest(lake=lake, pipeline="parcels", as_of=as_of, pipelines=folder, **options)  # type: ignore[arg-type]
+    request = BuildRequest(lake=lake, pipeline="parcels", as_of=as_of, pipelines=folder, **options)
     done = build(request)
     rows = read_snapshot(lake, lake.table("parcels", "features"), done.snapshot_id)
     return done, pl.DataFrame(pl.from_arrow(rows)).sort("parcel")
@@ -57,7 +57,7 @@ def test_day_by_day_as_all_at_once(lake: Lake, folder: Path, seed: int, block_ro
             same = rows.join(before, on=rows.columns, how="semi", nulls_equal=True)
             assert done.rebuilt_rows == len(rows) - len(same), "exactly the rows that came or changed"
         before = rows
-    early, rows = built(lake, folder, hours(50), block_rows=block_rows)
+    _, rows = built(lake, folder, hours(50), block_rows=block_rows)
     assert rows.equals(from_scratch(lake, folder, hours(50)).select(rows.columns), null_equal=True)
 
 
