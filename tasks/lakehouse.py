@@ -218,12 +218,13 @@ def build_on_ray(compute: Compute, lake: Lake, pipelines: Path, pipeline: str, a
     built = run_job(compute, build, BuildRequest(lake=lake, pipeline=pipeline, as_of=as_of, pipelines=pipelines))
     how = "already stood" if built.already else "built"
     get_run_logger().info(
-        "features of %s as of %s %s: %s rows, %s labelled",
+        "features of %s as of %s %s: %s rows, %s labelled, %s came or changed",
         pipeline,
         as_of.date(),
         how,
         f"{built.rows:,}",
         f"{built.labelled_rows:,}",
+        f"{built.rebuilt_rows:,}",
     )
     return built
 
@@ -235,6 +236,8 @@ def show_features(pipeline: str, as_of: datetime, built: "BuiltFeatures") -> Non
         {"what": "rows", "value": built.rows},
         {"what": "rows with a known label", "value": built.labelled_rows},
         {"what": "rows without one (not arrived yet, cancelled, diverted)", "value": built.rows - built.labelled_rows},
+        {"what": "rows that came or changed with this build", "value": built.rebuilt_rows},
+        {"what": "features whose code had changed", "value": ", ".join(built.stale) or "none"},
         {"what": "snapshot", "value": str(built.snapshot_id)},
         {"what": "built from", "value": json.dumps(built.inputs)},
     ]

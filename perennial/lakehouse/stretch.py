@@ -24,7 +24,7 @@ from pyiceberg.table import FileScanTask, Table
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import in_order, log_schema, raw_table
-from perennial.lakehouse.tables import Identifier, load_at
+from perennial.lakehouse.tables import Identifier, current_snapshot_id, load_at
 from perennial.rules.history import Past, Versions
 from perennial.rules.joins import MOMENT
 from perennial.spec import AsOf, Lookup, Pipeline
@@ -237,3 +237,20 @@ def read_files(table: Table, paths: set[str]) -> pl.DataFrame:
     return pl.DataFrame(
         pl.from_arrow(ArrowScan(table.metadata, table.io, table.schema(), scan.row_filter).to_table(tasks))
     )
+
+
+def event_times(lake: Lake, pipeline: Pipeline, as_of: datetime) -> tuple[datetime, datetime] | None:
+    """The first and the last event time of the entity's rows known by a moment; None where there are none."""
+    entity = pipeline.entity_source
+    snapshot_id = current_snapshot_id(lake, raw_table(lake, pipeline.name, entity.name))
+    if snapshot_id is None:
+        return None
+    table = load_at(lake, raw_table(lake, pipeline.name, entity.name), snapshot_id)
+    name = str(entity.event_time)
+    scan = table.scan(row_filter=compares(LessThanOrEqual, MOMENT, as_of), selected_fields=(name,))
+    found: list[datetime] = []
+    for task in scan.plan_files():
+        one = _read(table, pa.schema([table.schema().as_arrow().field(name)]), scan.row_filter, [task])
+        times = pl.Series(one.column(name))
+        found += [instant for instant in (times.min(), times.max()) if isinstance(instant, datetime)]
+    return (min(found), max(found)) if found else None

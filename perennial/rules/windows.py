@@ -50,3 +50,14 @@ def split_windows(event_times: pl.Series, holdout: timedelta, validation_share: 
     return Windows(
         train_start=training[0], validation_start=validation_start, holdout_start=holdout_start, holdout_end=end
     )
+
+
+def months(start: datetime, last: datetime, end: datetime | None = None) -> list[tuple[datetime, datetime]]:
+    """The calendar months (UTC) from the one of `start` to the one of `last`, as [start, end), cut at `end` where given."""
+    found = []
+    first = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    while first <= last:
+        after = (first + timedelta(days=32)).replace(day=1)
+        found.append((first, min(after, end) if end else after))
+        first = after
+    return [(begin, stop) for begin, stop in found if begin < stop]

@@ -1,0 +1,52 @@
+"""Tasks on features over windows of event time."""
+
+from datetime import datetime
+from pathlib import Path
+
+from prefect import get_run_logger, task
+
+from perennial.lakehouse.lake import Lake
+from perennial.spec import load_pipeline
+from tasks.compute import Compute, run_job
+from tasks.telemetry import show_table
+
+Window = tuple[datetime, datetime]
+
+
+@task(timeout_seconds=600)
+def plan_windows(
+    lake: Lake, pipelines: Path, pipeline: str, start: datetime | None, end: datetime | None, as_of: datetime
+) -> list[Window]:
+    """The months of event time between start and end, cut to what the entity's rows known by `as_of` have."""
+    from perennial.lakehouse.stretch import event_times
+    from perennial.rules.windows import months
+
+    found = event_times(lake, load_pipeline(pipeline, pipelines), as_of)
+    if found is None:
+        return []
+    return months(max(found[0], start or found[0]), min(found[1], end or found[1]), end)
+
+
+@task(timeout_seconds=4 * 3600)
+def build_window(
+    compute: Compute, lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, start: datetime, end: datetime
+) -> int:
+    """Build the rows of one window in one commit; return how many came or changed."""
+    from ray_jobs.features.build import BuildRequest, build
+
+    place = {"lake": lake, "pipeline": pipeline, "pipelines": pipelines}
+    built = run_job(compute, build, BuildRequest(**place, as_of=as_of, start=start, end=end))
+    rows = 0 if built.already else built.rebuilt_rows
+    get_run_logger().info(
+        "features of %s from %s to %s: %s rows built", pipeline, start.date(), end.date(), f"{rows:,}"
+    )
+    return rows
+
+
+@task
+def show_windows(pipeline: str, as_of: datetime, built: dict[str, int]) -> None:
+    """Show what was built of every window."""
+    rows: list[dict[str, object]] = [
+        {"window from": start, "rows built": count or "none: it stood already"} for start, count in built.items()
+    ]
+    show_table(f"backfill-{pipeline}", rows, f"Backfill of the features of {pipeline} as of {as_of.isoformat()}")
