@@ -194,7 +194,7 @@ def gather(
                 measured=value,
             ),
             missing={n: now[n].missing_share - then[n].missing_share for n in INPUTS},
-            broken=find_broken(rows, model.reference, dict.fromkeys(INPUTS, "number")) | ({"feed": few} if few else {}),
+            broken=find_broken(rows[::3], model.reference[::3], dict.fromkeys(INPUTS, "number")) | ({"feed": few} if few else {}),
             drift=drift,
             drift_bounds={n: _bound(now[n], then[n], policy) for n in drift},
         ),

@@ -20,6 +20,7 @@ SMALLEST_FACTOR = 1.5  # of a unit: a smaller change of scale is drift
 WILD_FACTOR = 5.0  # about zero: no world grows so much wilder from one window to the next
 SHAPE_TOLERANCE = 0.05  # largest distance of the distribution functions once the unit is undone
 OFFSET_TOLERANCE = 0.05  # of the reference's deviation
+WIDTH_TOLERANCE = 0.2  # of the logarithm of the deviations' ratio: heavy tails make it vary
 CENTRED = 0.25  # a mean of fewer deviations than this says nothing of a factor
 UNITS: Mapping[str, tuple[float, float]] = {  # new = factor * old + offset
     "Celsius to Fahrenheit": (1.8, 32.0),
@@ -108,13 +109,16 @@ def _factor(new: NDArray[np.float64], old: NDArray[np.float64]) -> float:
 
 def _same_shape(now: NDArray[np.float64], then: NDArray[np.float64]) -> bool:
     """Whether two samples have one distribution, but for sampling: by mean, deviation and Kolmogorov-Smirnov distance."""
+    chance = 1.63 * math.sqrt(1 / len(now) + 1 / len(then))  # Kolmogorov's bound at one chance in a hundred
+    spread = then.std()
+    moved, widened = abs(now.mean() - then.mean()) / spread, abs(math.log(max(now.std(), 1e-300) / spread))
+    if moved > OFFSET_TOLERANCE + chance or widened > WIDTH_TOLERANCE + chance:
+        return False  # by far the most common answer, and the cheapest
     both = np.sort(np.concatenate([now, then]))
     apart = np.searchsorted(np.sort(now), both, "right") / len(now) - np.searchsorted(
         np.sort(then), both, "right"
     ) / len(then)
-    chance = 1.63 * math.sqrt(1 / len(now) + 1 / len(then))  # Kolmogorov's bound at one chance in a hundred
-    moved = abs(now.mean() - then.mean()) / then.std()
-    return bool(np.abs(apart).max() <= max(SHAPE_TOLERANCE, chance) and moved <= OFFSET_TOLERANCE + chance)
+    return bool(np.abs(apart).max() <= max(SHAPE_TOLERANCE, chance))
 
 
 def _numbers(values: pl.Series) -> NDArray[np.float64]:
