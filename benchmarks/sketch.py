@@ -132,7 +132,7 @@ def agreement(rows: int) -> dict[str, object]:
 def main() -> None:
     """Print both as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     print(json.dumps({"speed": speed(chosen.rows, chosen.rounds), "agreement": agreement(chosen.rows // 2)}, indent=1))
