@@ -156,6 +156,7 @@ class Evidence(BaseModel, frozen=True):
     Args:
         rows: distinct rows that `version` answered as champion in the window.
         other_rows: rows of the window answered by other champions than `version`: not judged here.
+        asked_rows: rows that clients asked about, whoever answered and whatever share was logged.
         replaced_by: the champion by now, where it is another one: retraining for `version` would come too late.
         performance: None while no metric can be computed, for instance with labels of one class only.
         figures: every usual metric on the labelled rows, at the version's threshold.
@@ -176,6 +177,7 @@ class Evidence(BaseModel, frozen=True):
     version: int
     rows: int
     other_rows: int = 0
+    asked_rows: float | None = None
     replaced_by: int | None = None
     labelled_rows: int = 0
     performance: Performance | None = None

@@ -39,7 +39,7 @@ from ray_jobs.drift.report import judge_samples
 from ray_jobs.drift.skew import match_shares
 from ray_jobs.drift.states import load_states, reference_edges, save_states
 from ray_jobs.drift.together import tell_apart
-from ray_jobs.drift.window import LABEL, Answers, event_time_of, join_labels, read_window, sample_evenly
+from ray_jobs.drift.window import LABEL, Answers, asked_rows, event_time_of, join_labels, read_window, sample_evenly
 
 
 class WatchRequest(BaseModel, frozen=True):
@@ -137,11 +137,15 @@ def _feature_evidence(
     broken = find_broken(current, reference, inputs)
     length = request.end - request.start
     earlier = [w for w in past.windows if w.end <= request.start and w.end - w.start == length]
-    few = find_few_rows(seen.count + seen.other_rows, [w.evidence.rows + w.evidence.other_rows for w in earlier])
+    asked = asked_rows(request.lake, pipeline, request.start, request.end)
+    few = find_few_rows(
+        round(asked), [round(w.evidence.asked_rows) for w in earlier if w.evidence.asked_rows is not None]
+    )
     shares, rows = match_shares(request.lake, pipeline, current, inputs, request.as_of)
     return {
         "broken": broken | ({"feed": few} if few else {}),
         "together": tell_apart(current, reference, inputs, SEED),
+        "asked_rows": asked,
         "skew": shares,
         "skew_rows": rows,
     }

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan, NotNull
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, In, LessThan, NotNull
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_known
@@ -85,6 +85,27 @@ def read_part(
     rows = pl.concat(kept)
     latest = rows.sort("answered_at", "request_id", "row_index").unique([*key, "version"], keep="last")
     return latest.sort(event_time, *key)
+
+
+def asked_rows(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime) -> float:
+    """How many rows clients asked about in the window: of champion and canary, each for as many as it stands for."""
+    event_time = event_time_of(pipeline)
+    heard: BooleanExpression = And(
+        In("role", ("champion", "canary")),
+        GreaterThanOrEqual(term=event_time, value=start.isoformat()),
+        LessThan(term=event_time, value=end.isoformat()),
+    )
+    try:
+        table = lake.catalog().load_table(lake.table(pipeline.name, "predictions"))
+    except NoSuchTableError:
+        return 0.0
+    weighed = "weight" in table.schema().column_names  # a table of before has none: each row stands for itself
+    scan = table.scan(row_filter=heard, selected_fields=("weight" if weighed else "version",))
+    total = 0.0
+    for batch in scan.to_arrow_batch_reader():
+        rows = pl.DataFrame(pl.from_arrow(batch))
+        total += float(rows["weight"].fill_null(1.0).sum()) if weighed else rows.height
+    return total
 
 
 def _planned_rows(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime) -> int:
