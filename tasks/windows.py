@@ -63,7 +63,8 @@ def find_reopened(lake: Lake, pipelines: Path, pipeline: str, window: Stretch, a
     waiting = could_reopen(past, share, window.start)
     if not waiting:
         return []
-    counts = {w.decision_id: count_labelled(lake, declared, w.evidence.version, w.start, w.end, as_of) for w in waiting}
+    labelled = count_labelled(lake, declared, [(w.evidence.version, w.start, w.end) for w in waiting], as_of)
+    counts = dict(zip((w.decision_id for w in waiting), labelled, strict=True))
     serving = champion_stage(lake, pipeline, as_of)
     found = reopened_windows(past, counts, share)
     for late in found:

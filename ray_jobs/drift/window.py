@@ -136,15 +136,17 @@ def oldest_of_last(lake: Lake, pipeline: Pipeline, before: datetime, rows: int) 
 
 
 def count_labelled(
-    lake: Lake, pipeline: Pipeline, version: int, start: datetime, end: datetime, as_of: datetime
-) -> int:
-    """How many of a version's rows of a window have a label that was known by `as_of`."""
+    lake: Lake, pipeline: Pipeline, windows: Sequence[tuple[int, datetime, datetime]], as_of: datetime
+) -> list[int]:
+    """For each (version, start, end) how many of its rows have a label that was known by `as_of`; labels are read once."""
     key = list(pipeline.entity_source.key)
-    rows = _scan(lake, pipeline, start, end, "champion", version, columns=key)
-    if rows.is_empty():
-        return 0
-    labelled = join_labels(lake, pipeline, rows.unique(key), as_of)
-    return labelled.height - labelled[LABEL].null_count()
+    known = read_known(lake, pipeline, pipeline.label_source.name, as_of).select(key)
+    counts = []
+    for version, start, end in windows:
+        rows = _scan(lake, pipeline, start, end, "champion", version, columns=key)
+        labelled = rows.unique(key).join(known, on=key, how="semi", nulls_equal=True) if rows.height else rows
+        counts.append(labelled.height)
+    return counts
 
 
 def join_labels(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:

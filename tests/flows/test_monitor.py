@@ -1,6 +1,7 @@
 """The flow against a real Prefect server and a real lake: rows first, then the bell."""
 
-from datetime import datetime
+import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_a_broken_feed_is_one_page_that_calls_a_person_and_starts_nothing(settin
     assert page["resource"]["perennial.page"] == "yes"
     assert list(page["payload"]["broken"]) == ["distance_km"]
     assert bells(row["decision_id"]) == []
+
+
+def test_labels_that_come_late_reopen_a_window_once_and_say_how_far_off_the_first_look_was(settings: Settings) -> None:
+    pipeline = load_rides(settings.pipelines_dir)
+    answered_window(settings.lake, pipeline, register(settings.lake, pipeline).version, noise=1.0)
+    early = MAY + timedelta(days=2)
+    assert monitor("rides", start=MAY, end=JUNE, as_of=early, settings=settings) == "hold"  # hardly a label yet
+    for _ in range(2):
+        watch_june(settings)
+    rows = verdicts(settings.lake).filter(window_start=MAY)
+    assert rows["verdict"].to_list() == ["hold", "retrain"]
+    assert rows["decision_id"].to_list()[1] == rows["decision_id"].to_list()[0] + "-late"
+    assert [json.loads(row)["labelled_rows"] > 1_000 for row in rows["evidence"]] == [False, True]
 
 
 def test_a_page_that_was_never_sent_is_sent_by_reconcile(settings: Settings) -> None:
