@@ -156,6 +156,8 @@ def _evidence_json(watched: "Watched", judged: Verdict) -> str:
     told = {
         "report": watched.report,
         "evidence_file": watched.evidence_file,
+        "labelled_share": watched.evidence.labelled_share,
+        "disagreements": watched.evidence.disagreements,
         "cause": judged.cause,
         "guard": judged.guard.name if judged.guard else None,
         "expected_gain": judged.expected_gain,
