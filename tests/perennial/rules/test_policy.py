@@ -222,6 +222,16 @@ def test_a_rejection_lowers_the_promise_for_a_while_and_a_window_that_keeps_it_e
     assert promise(QUIET, SURE, QUIET) > 0.71
 
 
+def test_what_was_lost_a_season_earlier_is_allowed_again() -> None:
+    seasonal = replace(POLICY, season=4 * WEEK)
+    told = Interval(0.72, 0.712, 0.728)
+    winter = window(performance=auc(0.70, 0.69, 0.71))
+    before = past(winter, QUIET, QUIET, QUIET)
+    assert promise_for(told, "roc_auc", 1, before, seasonal, at(4)).value == pytest.approx(0.70, abs=0.004)
+    assert promise_for(told, "roc_auc", 1, before, seasonal, at(5)).value > 0.715
+    assert promise_for(told, "roc_auc", 1, before, POLICY, at(4)).value > 0.715
+
+
 def test_harder_rows_are_no_gain_to_expect() -> None:
     seen = auc(0.66, 0.65, 0.67)
     guess = Estimate(metric="roc_auc", value=0.70, low=0.69, high=0.71, promised=0.72)
