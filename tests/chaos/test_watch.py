@@ -14,7 +14,7 @@ from tests.chaos.bells import PARTS
 from tests.deployments.stack_tools import command, stack_settings
 
 LONG = os.environ.get("PERENNIAL_CHAOS") == "long"
-TRIAL = {"decisions": 3, "events": 8, "lost": 1, "workers": 1, "servers": 0, "deadline": 120}
+TRIAL = {"decisions": 2, "events": 4, "lost": 1, "workers": 1, "servers": 0, "deadline": 120}
 if LONG:
     TRIAL = {"decisions": 34, "events": 100, "lost": 4, "workers": 10, "servers": 3, "deadline": 2_400}
 SEED = int(os.environ.get("PERENNIAL_CHAOS_SEED", "1"))
