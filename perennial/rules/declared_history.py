@@ -12,7 +12,7 @@ import polars as pl
 from perennial.rules.declared import Mistake
 from perennial.rules.rowwise import find_dependent
 from perennial.spec.history import Aggregate, Calendar, History, Period
-from perennial.spec.load import contract_columns
+from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import Before, Source
 
@@ -84,7 +84,7 @@ def _time_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Iter
 
 
 def _key_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Iterator[Mistake]:
-    ours, theirs = contract_columns(pipeline.entity_source), contract_columns(source)
+    ours, theirs = source_columns(pipeline.entity_source), source_columns(source)
     sides = ((0, pipeline.entity_source, ours), (1, source, theirs))
     for pair in feature.columns.items():
         for side, owner, columns in sides:
@@ -97,7 +97,7 @@ def _key_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Itera
 
 
 def _value_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Iterator[Mistake]:
-    told, columns = f"history feature {feature.name!r}", contract_columns(source)
+    told, columns = f"history feature {feature.name!r}", source_columns(source)
     if feature.value is None and feature.aggregate != "count":
         yield f"{told}: say what {feature.aggregate} is taken of: a column of {source.name!r} or an expression.", []
         return

@@ -10,9 +10,10 @@ import polars as pl
 import polars.selectors as cs
 from polars.io.plugins import register_io_source
 
+from perennial.rules.flatten import flatten
 from perennial.rules.history import Past, Versions, add_history, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
-from perennial.spec.load import contract_columns
+from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import AsOf, Source
 
@@ -44,7 +45,7 @@ def input_names(pipeline: Pipeline) -> dict[str, Kind]:
 def row_schema(pipeline: Pipeline) -> dict[str, pl.DataType]:
     """What features() is given: the entity's columns less the label's, the joined ones, and the history features."""
     entity = pipeline.entity_source
-    columns = dict(contract_columns(entity))
+    columns = dict(source_columns(entity))
     if not pipeline.label.source:  # the entity's rows carry the label, which no prediction may see
         columns = {
             name: dtype for name, dtype in columns.items() if name not in pipeline.label.expression.meta.root_names()
@@ -52,9 +53,9 @@ def row_schema(pipeline: Pipeline) -> dict[str, pl.DataType]:
     for join in pipeline.joins:
         source = pipeline.source(join.source)
         time = source.event_time if isinstance(join, AsOf) else None
-        columns |= joined_columns(contract_columns(source), join.columns, join.source, time)
+        columns |= joined_columns(source_columns(source), join.columns, join.source, time)
     for name, features in pipeline.history_sources.items():
-        columns |= history_types(features, contract_columns(pipeline.source(name)))
+        columns |= history_types(features, source_columns(pipeline.source(name)))
     return columns
 
 
@@ -74,7 +75,8 @@ def compute_features(
     """
     entity = pipeline.entity_source
     schema = row_schema(pipeline)
-    joined = _add_history(pipeline, _join(pipeline, rows, tables), tables, pasts or {})
+    flat = flatten(entity, rows)
+    joined = _add_history(pipeline, _join(pipeline, flat, tables), tables, pasts or {})
     typed = joined.lazy().select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     inputs = _inputs(pipeline, typed).collect()
     # one type per kind, the widest: what Iceberg keeps comes back as it went, and 8 bits do not overflow in a later sum
@@ -93,11 +95,13 @@ def _join(pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFr
     for join in pipeline.joins:
         source = pipeline.source(join.source)
         time = source.event_time if isinstance(join, AsOf) else None
-        brought = joined_columns(contract_columns(source), join.columns, join.source, time)
+        brought = joined_columns(source_columns(source), join.columns, join.source, time)
         if not set(brought) <= set(rows.columns):
             joined = joined.drop([name for name in brought if name in joined.columns])
             tolerance = join.tolerance if isinstance(join, AsOf) else None
-            joined = join_known(joined, tables[join.source], join.columns, join.source, time, tolerance)
+            joined = join_known(
+                joined, flatten(source, tables[join.source]), join.columns, join.source, time, tolerance
+            )
     return joined
 
 
@@ -125,6 +129,7 @@ def known_at(source: Source, rows: pl.DataFrame, as_of: datetime) -> pl.DataFram
 def feature_code_hash(pipeline: Pipeline) -> str:
     """Changes when the features' or joins' declaration changes: SHA-256, the first 16 hexadecimal digits."""
     declared = [*(repr(join) for join in pipeline.joins), *(str(feature) for feature in pipeline.history)]
+    declared += [f"{source.name} {source.flatten!r}" for source in pipeline.sources if source.flatten]
     code = inspect.getsource(pipeline.features) if pipeline.features else ""
     return _digest(code, *declared, repr(input_names(pipeline)))
 
@@ -140,8 +145,11 @@ def feature_hashes(pipeline: Pipeline) -> dict[str, str]:
         source = pipeline.source(join.source)
         time = source.event_time if isinstance(join, AsOf) else None
         told = f"{join!r} {time} {list(source.key)}"
-        declared |= dict.fromkeys(joined_columns(contract_columns(source), join.columns, join.source, time), told)
-    declared |= {f.name: f"{f} {pipeline.source(f.source).event_time}" for f in pipeline.history}
+        declared |= dict.fromkeys(joined_columns(source_columns(source), join.columns, join.source, time), told)
+    for name, features in pipeline.history_sources.items():
+        told = f"{pipeline.source(name).event_time} {pipeline.source(name).flatten}"
+        declared |= {feature.name: f"{feature} {told}" for feature in features}
+    declared |= {name: repr(json) for name, json in pipeline.entity_source.flatten.items()}
     return {name: _digest(*_code_of(pipeline, name, declared)) for name in input_names(pipeline)}
 
 

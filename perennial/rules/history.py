@@ -15,6 +15,7 @@ import polars as pl
 
 from perennial.rules.aggregates import Counted, aggregate, countable, result_type
 from perennial.rules.exact import Ints
+from perennial.rules.flatten import flatten
 from perennial.rules.joins import MOMENT
 from perennial.spec.history import Calendar, History, Window
 from perennial.spec.sources import Source
@@ -76,7 +77,7 @@ def counting_versions(log: pl.DataFrame, source: Source) -> pl.DataFrame:
 
     Versions known at the same instant are one piece of knowledge: the last of them counts.
     """
-    ordered = log.drop_nulls([MOMENT, str(source.event_time)]).sort(MOMENT, maintain_order=True)
+    ordered = flatten(source, log).drop_nulls([MOMENT, str(source.event_time)]).sort(MOMENT, maintain_order=True)
     return ordered.with_columns(
         _happened=pl.col(str(source.event_time)).dt.epoch("us"),
         _from=pl.max_horizontal(MOMENT, str(source.event_time)).dt.epoch("us"),

@@ -1,6 +1,7 @@
 """What a pipeline is: the words of a file under `pipelines/`, and the loader that refuses mistakes by name and line."""
 
 from perennial.spec.checks import Freshness, NullShare, References, RowCount
+from perennial.spec.flatten import Json
 from perennial.spec.history import Calendar, History
 from perennial.spec.kafka import Kafka
 from perennial.spec.load import PipelineError, list_pipelines, load_pipeline
@@ -29,6 +30,7 @@ __all__ = [
     "History",
     "Hourly",
     "Join",
+    "Json",
     "Kafka",
     "Label",
     "Lookup",

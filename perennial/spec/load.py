@@ -139,7 +139,7 @@ def _check_source(path: Path, source: Source) -> None:
 
 
 def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Source]) -> None:
-    entity = contract_columns(pipeline.entity_source)
+    entity = source_columns(pipeline.entity_source)
     for join in pipeline.joins:
         here = f"{type(join).__name__}({join.source})"
         if join.source not in sources:
@@ -147,7 +147,7 @@ def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Source]) -> 
             raise _at(path, message, here)
         if isinstance(join, AsOf) and sources[join.source].event_time is None:
             raise _at(path, f"AsOf({join.source!r}) needs a source with an event_time; use Lookup.", here)
-        theirs = contract_columns(sources[join.source])
+        theirs = source_columns(sources[join.source])
         for left, right in join.columns.items():
             if left not in entity:
                 where = f"join with {join.source!r}, side of {pipeline.entity_source.name!r}"
@@ -229,6 +229,11 @@ def contract_columns(source: Source) -> dict[str, pl.DataType]:
     """Column names and Polars types that a source's contract promises."""
     schema = source.contract.to_schema()
     return {name: column.dtype.type for name, column in schema.columns.items()}
+
+
+def source_columns(source: Source) -> dict[str, pl.DataType]:
+    """The contract's columns and those that are made from nested ones: what joins, histories and features read."""
+    return {**contract_columns(source), **{name: json.type for name, json in source.flatten.items()}}
 
 
 def _unknown(where: str, column: str, known: list[str]) -> str:

@@ -37,6 +37,18 @@ def find_misdeclared(source: Source, columns: Mapping[str, Any]) -> Iterator[tup
         if today is not None and today not in columns:
             message = f"{here}: {former!r} became {today!r}, which the contract does not have; it has {list(columns)}."
             yield message, ["renamed", today]
+    for name, json in source.flatten.items():
+        here = f"flatten of source {source.name!r}: {name!r}"
+        if name in columns or not name.isidentifier() or name.startswith("_"):
+            yield f"{here} must be a name of its own that no column of the contract has.", ["flatten", name]
+        if json.column in source.flatten:
+            yield (
+                f"{here} is made from {json.column!r}, which is made itself; name the contract's column.",
+                ["flatten", name],
+            )
+        elif json.column not in columns:
+            yield f"{here}: there is no column {json.column!r}; there are {list(columns)}.", ["flatten", json.column]
+        yield from ((f"{here}: {mistake}", ["flatten", name]) for mistake in json.mistakes())
     if isinstance(source.personal, str):
         message = f"personal of source {source.name!r} must be a list: [{source.personal!r}]."
         yield message, ["personal", source.personal]

@@ -9,6 +9,7 @@ import pandera.polars as pa
 import polars as pl
 
 from perennial.spec.checks import BatchRule, Severity, column_pairs
+from perennial.spec.flatten import Json
 
 UtcMicroseconds = Annotated[pl.Datetime, "us", "UTC"]
 """The type of every instant in a contract: UTC, in microseconds, as Iceberg's `timestamptz` keeps it."""
@@ -72,6 +73,7 @@ class Source:
             column is gone from the contract, and no other one is it.
         personal: columns of text that tell who somebody is. The contract judges them as they arrive; tables, quarantine
             and reports get keyed pseudonyms in their place (docs/personal-data.md).
+        flatten: columns that features, joins and histories find beside the contract's, made from nested JSON.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Source:
     schema_policy: SchemaPolicy = field(default="additive", kw_only=True)
     renamed: Mapping[str, str | None] = field(default_factory=dict, kw_only=True)
     personal: Sequence[str] = field(default=(), kw_only=True)
+    flatten: Mapping[str, Json] = field(default_factory=dict, kw_only=True)
 
 
 FileFormat = Literal["csv", "jsonl", "parquet", "avro"]

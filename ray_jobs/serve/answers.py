@@ -18,7 +18,7 @@ from perennial.rules.features import compute_features, input_names, known_at
 from perennial.rules.history import history_types
 from perennial.rules.joins import MOMENT, joined_columns
 from perennial.spec import AsOf, Join, Pipeline, Source
-from perennial.spec.load import contract_columns
+from perennial.spec.load import source_columns
 from ray_jobs.serve.keeper import Serving
 from ray_jobs.serve.rows import Question, RowSchema
 from ray_jobs.serve.values import BadRequest, Column
@@ -143,13 +143,15 @@ def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:
         for join in pipeline.joins
     }
     for name, features in pipeline.history_sources.items():
-        types = history_types(features, contract_columns(pipeline.source(name)))
+        types = history_types(features, source_columns(pipeline.source(name)))
         joined[f"history of {name}"] = {feature: Column(dtype, nullable=True) for feature, dtype in types.items()}
     known = getattr(entity.known, "column", None)
     used = [*pipeline.joins, *pipeline.history]
     always = {*entity.key, entity.event_time, known, *(name for use in used for name in use.columns)}
     every = {**columns, **{name: column for join in joined.values() for name, column in join.items()}}
-    read = {name for name in every if _is_read(pipeline, inputs, every, name)}
+    nested = {json.column for json in entity.flatten.values()}
+    flat = {name: Column(json.type, nullable=True) for name, json in entity.flatten.items()}
+    read = nested | {name for name in every if _is_read(pipeline, inputs, {**every, **flat}, name)}
     return RowSchema(
         columns=columns,
         required=frozenset(name for name in columns if name in always or name in read),
@@ -165,7 +167,7 @@ def _columns_of(source: Source) -> dict[str, Column]:
 def _joined(pipeline: Pipeline, join: Join) -> dict[str, pl.DataType]:
     source = pipeline.source(join.source)
     time = source.event_time if isinstance(join, AsOf) else None
-    return joined_columns(contract_columns(source), join.columns, join.source, time)
+    return joined_columns(source_columns(source), join.columns, join.source, time)
 
 
 def _relevant(pipeline: Pipeline, join: Join, rows: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
