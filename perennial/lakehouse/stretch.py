@@ -25,8 +25,8 @@ from pyiceberg.table import FileScanTask, Table
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import in_order, log_schema, raw_table
 from perennial.lakehouse.tables import Identifier, current_snapshot_id, load_at
-from perennial.rules.history import Past, Versions
 from perennial.rules.joins import MOMENT
+from perennial.rules.versions import Past, Versions
 from perennial.spec import AsOf, Lookup, Pipeline
 from perennial.spec.sources import Source
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -16,11 +17,11 @@ from perennial.rules.exact import (
     interval_sums,
     multiply_exactly,
 )
+from perennial.rules.versions import Terms
 from perennial.spec.history import HALF_LIVES, History
 
-LARGEST = 2.0**79  # of a value that is summed; its square is still summed exactly
 EWM_SPAN = HALF_LIVES // 2  # half-lives between the instants that weights are measured from: a power of two apart
-_SUMMED = ("sum", "mean", "std", "ewm")
+SUMMED = ("sum", "mean", "std", "ewm")
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class Counted:
     """Values and the intervals of positions they count in.
 
     Args:
-        values: of every event, by group and then by when it happened.
+        terms: the values of every event, by group and then by when it happened.
         which: (n,) the event of each interval; `first`, `end`: its positions [first, end), none of them empty.
         group: (events,) the event's key; `happened`: (events,) in microseconds.
         positions: how many there are.
         at: (group, instant) to the first position not before.
     """
 
-    values: pl.Series
+    terms: Terms
     which: Ints
     first: Ints
     end: Ints
@@ -44,27 +45,46 @@ class Counted:
     positions: int
     at: Callable[[Ints, Ints], Ints]
 
+    @cached_property
+    def numbers(self) -> Floats:
+        """(n,) the value of each interval."""
+        return self.terms.numbers[self.which]
 
-def aggregate(feature: History, counted: Counted) -> pl.Series:
-    """The feature at every position: Int64 for counts, else Float64, or String for the last of texts."""
+    @cached_property
+    def count(self) -> Ints:
+        """(positions,) how many intervals hold each."""
+        return interval_counts(self.first, self.end, self.positions)
+
+    @cached_property
+    def sums(self) -> tuple[Floats, Floats]:
+        """(positions,) the sum of their values, as a double and its remainder."""
+        return interval_sums(self.numbers, self.first, self.end, self.positions)
+
+
+def aggregate(feature: History, counted: Counted) -> Floats:
+    """The feature at every position; NaN where it has no value. The last of texts is the number of its event."""
     name, first, end, positions = feature.aggregate, counted.first, counted.end, counted.positions
     if name == "count":
-        return pl.Series(interval_counts(first, end, positions))
+        return counted.count.astype(np.float64)
     if name == "distinct":
-        return pl.Series(_distinct(counted))
+        return _distinct(counted).astype(np.float64)
     if name == "last":  # the events are in the order in which they happened, then in which they became known
-        return _pick(counted.values, interval_maximum(counted.which, first, end, positions))
+        last = interval_maximum(counted.which, first, end, positions)
+        if counted.terms.texts is not None:
+            return np.where(last < 0, np.nan, last)
+        return np.append(counted.terms.numbers, np.nan)[last]
+    values = counted.numbers
     if name in ("min", "max"):
-        return _extreme(counted, descending=name == "min")
+        sign = -1.0 if name == "min" else 1.0
+        best = sign * interval_maximum(sign * values, first, end, positions)
+        return np.where(np.isinf(best), np.nan, best)
     if name == "ewm":
         assert feature.half_life is not None
         return _weighted_mean(counted, feature.half_life)
-    values = counted.values.cast(pl.Float64).fill_null(0).to_numpy()[counted.which]
-    total, rest = interval_sums(values, first, end, positions)
+    total, rest = counted.sums
     if name == "sum":
-        return pl.Series(total)
-    count = interval_counts(first, end, positions)
-    return _divide(total, count) if name == "mean" else _deviation(counted, values, total, rest, count)
+        return total
+    return _divide(total, counted.count) if name == "mean" else _deviation(counted, values, total, rest)
 
 
 def result_type(feature: History, value: pl.DataType) -> pl.DataType:
@@ -75,19 +95,9 @@ def result_type(feature: History, value: pl.DataType) -> pl.DataType:
     return pl.Float64() if feature.aggregate != "last" or is_number else pl.String()
 
 
-def countable(values: pl.Series, name: str) -> pl.Series:
-    """Which values count: neither null nor NaN or infinite nor, where they are summed, beyond 2**79."""
-    there = values.is_not_null()
-    if values.dtype.is_float():
-        there &= values.is_finite().fill_null(value=False)
-    if name in _SUMMED and values.dtype.is_numeric():
-        there &= (values.cast(pl.Float64).abs() < LARGEST).fill_null(value=False)
-    return there
-
-
 def _distinct(counted: Counted) -> Ints:
     """Values with at least one interval at a position: intervals of one value are united first."""
-    code = counted.values.rank("dense").fill_null(0).to_numpy()[counted.which]
+    code = counted.numbers
     order = np.lexsort((counted.first, code, counted.group[counted.which]))
     group, code = counted.group[counted.which][order], code[order]
     first, end = counted.first[order], counted.end[order]
@@ -101,42 +111,26 @@ def _distinct(counted: Counted) -> Ints:
     return interval_counts(first[at], reached[last], counted.positions)
 
 
-def _extreme(counted: Counted, *, descending: bool) -> pl.Series:
-    numbers = counted.values.cast(pl.Float64)
-    ranks = numbers.rank("dense", descending=descending).fill_null(0).cast(pl.Int64).to_numpy()
-    best = interval_maximum(ranks[counted.which], counted.first, counted.end, counted.positions)
-    return _pick(numbers.drop_nulls().unique().sort(descending=descending), best - 1)
+def _divide(total: Floats, count: Ints | Floats) -> Floats:
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
-def _pick(values: pl.Series, at: Ints) -> pl.Series:
-    """The values at these places; null where the place is negative."""
-    kind = pl.Float64 if values.dtype.is_numeric() or values.dtype == pl.Boolean else pl.String
-    place = pl.Series(at)
-    return values.cast(kind).gather(place.set(place < 0, None))
-
-
-def _divide(total: Floats, count: Ints | Floats) -> pl.Series:
-    some = count > 0
-    return pl.Series(np.divide(total, count, out=np.zeros(len(total)), where=some)).set(pl.Series(~some), None)
-
-
-def _deviation(counted: Counted, values: Floats, total: Floats, rest: Floats, count: Ints) -> pl.Series:
+def _deviation(counted: Counted, values: Floats, total: Floats, rest: Floats) -> Floats:
     """Sample standard deviation from exact sums: (n * sum of squares - square of the sum) / n / (n - 1), in two doubles."""
     square, lost = multiply_exactly(values, values)
     squares, squares_rest = interval_sums(square, counted.first, counted.end, counted.positions)
     more, more_rest = interval_sums(lost, counted.first, counted.end, counted.positions)
     squares, carried = add_exactly(squares, more)
     squares_rest += more_rest + carried
-    number = count.astype(np.float64)
+    number = counted.count.astype(np.float64)
     left, left_rest = multiply_exactly(number, squares)
     right, right_rest = multiply_exactly(total, total)
     difference = (left - right) + (left_rest + number * squares_rest - right_rest - 2 * total * rest)
-    some = count > 1
-    pairs = np.where(some, number * (number - 1), 1)
-    return pl.Series(np.sqrt(np.maximum(difference, 0) / pairs)).set(pl.Series(~some), None)
+    variance = _divide(np.maximum(difference, 0), np.maximum(number, 1) * (number - 1))
+    return np.sqrt(variance)
 
 
-def _weighted_mean(counted: Counted, half_life: timedelta) -> pl.Series:
+def _weighted_mean(counted: Counted, half_life: timedelta) -> Floats:
     """Mean with weights 2**(-age / half-life).
 
     The weight at a moment is what it was at the last of the instants 32 half-lives apart, times a factor that all
@@ -154,7 +148,7 @@ def _weighted_mean(counted: Counted, half_life: timedelta) -> pl.Series:
         ends.append(np.maximum(np.minimum(counted.end, stops), firsts[-1]))
         weights.append(weight * 2.0 ** (-EWM_SPAN * later))
     first, end, all_weights = np.concatenate(firsts), np.concatenate(ends), np.concatenate(weights)
-    values = np.tile(counted.values.cast(pl.Float64).fill_null(0).to_numpy()[counted.which], len(weights))
+    values = np.tile(counted.numbers, len(weights))
     total, _ = interval_sums(all_weights * values, first, end, counted.positions)
     weight_sum, _ = interval_sums(all_weights, first, end, counted.positions)
     return _divide(total, weight_sum)

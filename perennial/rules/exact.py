@@ -2,8 +2,10 @@
 
 A feature must be the same bits in training, batch and serving, in a full build and in one that knows the last week
 only. A running sum of floats is not: it remembers what it has forgotten. Here every value is cut into whole numbers of
-32 bits at fixed places (limbs), whose sums in 64 bits are exact; the only rounding is the one at the end.
+36 bits (limbs), whose sums in 64 bits are exact; the only rounding is the one at the end.
 """
+
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,31 +13,31 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-PLACES = tuple(2.0**power for power in range(128, -193, -32))
-"""What a limb counts. Values up to 2**159 and, of their last digits, down to 2**-192 are kept."""
+LIMB_BITS = 36
+_LOW = (1 << 26) - 1
 _SPLIT = 134_217_729.0  # 2**27 + 1
 
 
 def interval_sums(values: Floats, first: Ints, end: Ints, positions: int) -> tuple[Floats, Floats]:
     """For every position the sum of the values whose interval [first, end) holds it, as a double and its remainder.
 
-    The same values give the same sum in every order and beside any other intervals. Up to 2**31 intervals a position.
+    The same values give the same sum in every order and beside any other intervals. Up to 2**27 intervals a position;
+    of values, up to 2**160, what is below 2**-192 does not count.
     """
-    total, rest_of_total = np.zeros(positions), np.zeros(positions)
-    rest = np.array(values, dtype=np.float64)
-    largest = float(np.max(np.abs(rest), initial=0.0))
-    for place in PLACES:
-        if largest < place and place > PLACES[-1]:
-            continue
-        limbs = np.trunc(rest / place)
-        rest -= limbs * place
-        sums = interval_counts(first, end, positions, limbs.astype(np.int64)).astype(np.float64) * place
-        total, error = add_exactly(total, sums)
-        rest_of_total += error
-        if not rest.any():
-            break
-        largest = float(np.max(np.abs(rest)))
-    return add_exactly(total, rest_of_total)
+    total, left = np.zeros(positions), np.zeros(positions)
+    rest, largest = values, float(np.max(np.abs(values), initial=0.0))
+    power = np.frexp(largest)[1] - LIMB_BITS  # what the last bit of a limb counts
+    while largest and power > -192:
+        place = 2.0**power
+        limbs = np.trunc(rest * (1 / place))
+        rest = rest - limbs * place
+        sums = interval_counts(first, end, positions, limbs.astype(np.int64))
+        exact = len(sums) == 0 or max(int(sums.max()), -int(sums.min())) < 1 << 53
+        for part in (sums,) if exact else (sums & ~_LOW, sums & _LOW):  # each is exact as a double
+            total, error = add_exactly(total, part.astype(np.float64) * place)
+            left += error
+        largest, power = float(np.max(np.abs(rest))), power - LIMB_BITS
+    return add_exactly(total, left)
 
 
 def interval_counts(first: Ints, end: Ints, positions: int, weights: Ints | None = None) -> Ints:
@@ -47,16 +49,22 @@ def interval_counts(first: Ints, end: Ints, positions: int, weights: Ints | None
     return np.cumsum(change)[:-1]
 
 
-def interval_maximum(ranks: Ints, first: Ints, end: Ints, positions: int) -> Ints:
-    """For every position the largest rank (0 or more) among the intervals [first, end) that hold it; -1 where none does.
+Ranked = TypeVar("Ranked", Ints, Floats)
+
+
+def interval_maximum(ranks: Ranked, first: Ints, end: Ints, positions: int) -> Ranked:
+    """For every position the largest rank among the intervals [first, end) that hold it.
+
+    Where none does: -1 of whole numbers, which are 0 or more, and minus infinity of others.
 
     A sparse table filled backwards: an interval is covered by two overlapping spans of a power of two, each noted where
     it begins; then every span tells its two halves. n + p log p steps for n intervals and p positions, all in numpy.
     """
-    found = np.full(positions, -1, np.int64)
+    found = np.full(positions, -1 if ranks.dtype.kind == "i" else -np.inf, ranks.dtype)
     length = end - first
-    some = length > 0
-    ranks, first, end, length = ranks[some], first[some], end[some], length[some]
+    if not length.all():
+        some = length > 0
+        ranks, first, end, length = ranks[some], first[some], end[some], length[some]
     if not len(ranks):
         return found
     level = np.frexp(length.astype(np.float64))[1] - 1

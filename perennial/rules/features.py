@@ -11,8 +11,9 @@ import polars.selectors as cs
 from polars.io.plugins import register_io_source
 
 from perennial.rules.flatten import flatten
-from perennial.rules.history import Past, Versions, add_history, history_types
+from perennial.rules.history import add_history, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
+from perennial.rules.versions import Past, Versions
 from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import AsOf, Source

@@ -8,23 +8,20 @@ by key; stretches become intervals of their positions, and aggregates are taken 
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Protocol
 
 import numpy as np
 import polars as pl
 
-from perennial.rules.aggregates import Counted, aggregate, countable, result_type
-from perennial.rules.exact import Ints
-from perennial.rules.flatten import flatten
+from perennial.rules.aggregates import SUMMED, Counted, aggregate, result_type
+from perennial.rules.exact import Floats, Ints
 from perennial.rules.joins import MOMENT
+from perennial.rules.versions import FOREVER, Found, Past
 from perennial.spec.history import Calendar, History, Window
-from perennial.spec.sources import Source
 
-FOREVER = np.iinfo(np.int64).max // 4  # microseconds: far enough from the end of int64 to be added to
 _STEPS = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo", "quarter": "1q", "year": "1y"}
 
 
-def add_history(rows: pl.DataFrame, past: "Past", features: Sequence[History], own: Sequence[str] = ()) -> pl.DataFrame:
+def add_history(rows: pl.DataFrame, past: Past, features: Sequence[History], own: Sequence[str] = ()) -> pl.DataFrame:
     """The rows with one column more for every feature, in the rows' order.
 
     Args:
@@ -40,51 +37,6 @@ def add_history(rows: pl.DataFrame, past: "Past", features: Sequence[History], o
     return rows.with_columns(found[feature.name].alias(feature.name) for feature in features)
 
 
-class Past(Protocol):
-    """Where the versions that count are looked up by key."""
-
-    def versions_of(self, by: dict[str, str], groups: pl.DataFrame, since: int | None) -> pl.DataFrame:
-        """`counting_versions` of these keys with their `_group`, by group and then by when they happened.
-
-        Args:
-            by: entity column to source column.
-            groups: a row per key: the entity's columns, and `_group`.
-            since: versions that happened by this microsecond are in no window; None: all may be.
-        """
-        ...
-
-
-class Versions:
-    """All versions of a log in one frame: for training and batch scoring, whose rows ask for most of its keys."""
-
-    def __init__(self, log: pl.DataFrame, source: Source) -> None:
-        self._versions = counting_versions(log, source)
-
-    def versions_of(self, by: dict[str, str], groups: pl.DataFrame, since: int | None) -> pl.DataFrame:
-        """See `Past`."""
-        recent = self._versions if since is None else self._versions.filter(pl.col("_happened") > since)
-        if not by:
-            return recent.sort("_happened", maintain_order=True).with_columns(_group=pl.lit(0))
-        keyed = recent.join(groups.rename(by), on=list(by.values()), maintain_order="left")
-        return keyed.sort("_group", "_happened", maintain_order=True)
-
-
-def counting_versions(log: pl.DataFrame, source: Source) -> pl.DataFrame:
-    """The log's versions with `_happened`, and `_from` and `_until`: while each had happened and was the latest known.
-
-    Args:
-        log: every version of every row of the source, with `_known_at`, in the order they became known.
-
-    Versions known at the same instant are one piece of knowledge: the last of them counts.
-    """
-    ordered = flatten(source, log).drop_nulls([MOMENT, str(source.event_time)]).sort(MOMENT, maintain_order=True)
-    return ordered.with_columns(
-        _happened=pl.col(str(source.event_time)).dt.epoch("us"),
-        _from=pl.max_horizontal(MOMENT, str(source.event_time)).dt.epoch("us"),
-        _until=pl.col(MOMENT).dt.epoch("us").shift(-1).over(list(source.key)).fill_null(FOREVER),
-    ).filter(pl.col("_from") < pl.col("_until"))
-
-
 def history_types(features: Sequence[History], columns: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
     """Names and types of what `add_history` adds, from the source's columns."""
     empty = pl.LazyFrame(schema=columns)
@@ -92,82 +44,104 @@ def history_types(features: Sequence[History], columns: dict[str, pl.DataType]) 
 
 
 def _by_key(
-    rows: pl.DataFrame, past: "Past", features: Sequence[History], by: dict[str, str], own: Sequence[str]
+    rows: pl.DataFrame, past: Past, features: Sequence[History], by: dict[str, str], own: Sequence[str]
 ) -> dict[str, pl.Series]:
     """The features of one set of key columns, each a value for every one of `rows`."""
-    asked = rows.select(*by, MOMENT, *(name for name in own if name not in by)).with_row_index("_row")
-    asked = asked.drop_nulls([*by, MOMENT])
-    groups = asked.select(*by).unique().with_row_index("_group") if by else pl.DataFrame({"_group": [0]})
-    asked = asked.join(groups, on=list(by), maintain_order="left") if by else asked.with_columns(_group=pl.lit(0))
-    asked = asked.sort("_group", MOMENT, "_row")
-    versions = past.versions_of(by, groups, _since(asked, features))
-    parts = [_answer(some, events, features, own) for some, events in _pieces(asked, versions)]
-    placed = pl.concat([asked.select("_row"), pl.concat(parts)], how="horizontal") if parts else None
-    every = pl.DataFrame({"_row": pl.int_range(len(rows), dtype=pl.UInt32, eager=True)})
-    if placed is None:
-        types = history_types(features, dict(versions.schema))
-        return {name: pl.Series(name, [None] * len(rows), dtype) for name, dtype in types.items()}
-    return every.join(placed, on="_row", how="left", maintain_order="left").drop("_row").to_dict()
+    instants = rows[MOMENT].dt.epoch("us")
+    since = _since(instants, features)
+    asked, group, found = past.find(rows, by, features, since, own=bool(own))
+    moments = (
+        instants.to_numpy()[asked] if not instants.null_count() else instants.fill_null(-FOREVER).to_numpy()[asked]
+    )
+    order = np.lexsort((moments, group))
+    asked, group, moments = asked[order], group[order], moments[order]
+    keys = rows.select(own) if own else None
+    parts = [
+        _answer(
+            group[some], moments[some], found.at(versions), features, keys[asked[some]] if keys is not None else None
+        )
+        for some, versions in _pieces(group, moments, found.group)
+    ]
+    return {
+        feature.name: _placed(feature, [part[number] for part in parts], asked, len(rows), found)
+        for number, feature in enumerate(features)
+    }
 
 
-def _since(asked: pl.DataFrame, features: Sequence[History]) -> int | None:
+def _placed(feature: History, parts: list[Floats], asked: Ints, rows: int, found: Found) -> pl.Series:
+    """A value for every row; null where it has no key, and where NaN stands for no value."""
+    values = np.full(rows, np.nan)
+    if parts:
+        values[asked] = np.concatenate(parts)
+    placed = pl.Series(feature.name, values, nan_to_null=True)
+    texts = found.terms[str(feature.expression)].texts
+    if feature.aggregate == "last" and texts is not None:
+        return texts.cast(pl.String).gather(placed.cast(pl.UInt32)).alias(feature.name)
+    return placed.cast(pl.Int64) if feature.aggregate in ("count", "distinct") else placed
+
+
+def _since(instants: pl.Series, features: Sequence[History]) -> int | None:
     """The microsecond by which nothing happened that counts for any of the moments."""
-    earliest, spans = asked[MOMENT].dt.epoch("us").min(), [feature.reach_back for feature in features]
+    earliest, spans = instants.min(), [feature.reach_back for feature in features]
     if earliest is None or any(span is None for span in spans):
         return None
     return int(earliest) - max(span // timedelta(microseconds=1) for span in spans if span is not None)  # type: ignore[arg-type]  # a whole number
 
 
-def _pieces(asked: pl.DataFrame, past: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+def _pieces(group: Ints, moments: Ints, of_versions: Ints) -> Iterator[tuple[slice, slice]]:
     """Moments and versions of so many groups together that (group, microsecond) is a whole number below 2**62."""
-    if asked.is_empty():
+    if not len(group):
         return
-    group, instant = asked["_group"].to_numpy(), asked[MOMENT].dt.epoch("us").to_numpy()
-    span = int(instant.max() - instant.min()) + 2
+    span = int(moments.max() - moments.min()) + 2
     edges = np.arange(0, int(group[-1]) + 1, max(1, (1 << 62) // span), dtype=np.int64)
-    cuts = np.append(np.searchsorted(group, edges), len(group))
-    of_past = past["_group"].to_numpy()
-    ends = np.append(np.searchsorted(of_past, edges), len(of_past))
+    cuts = np.append(np.searchsorted(group, edges), len(group)).tolist()
+    ends = np.append(np.searchsorted(of_versions, edges), len(of_versions)).tolist()
     for number in range(len(edges)):
-        yield asked[cuts[number] : cuts[number + 1]], past[ends[number] : ends[number + 1]]
+        if cuts[number] < cuts[number + 1]:
+            yield slice(cuts[number], cuts[number + 1]), slice(ends[number], ends[number + 1])
 
 
-def _answer(asked: pl.DataFrame, past: pl.DataFrame, features: Sequence[History], own: Sequence[str]) -> pl.DataFrame:
+def _answer(
+    group: Ints, moments: Ints, found: Found, features: Sequence[History], keys: pl.DataFrame | None
+) -> list[Floats]:
     """The features at every moment, in the moments' order: by group, then time."""
-    first_group = int(asked["_group"][0])
-    instant = asked[MOMENT].dt.epoch("us").to_numpy()
-    zero, span = int(instant.min()), int(instant.max() - instant.min()) + 2
-    line = (asked["_group"].to_numpy().astype(np.int64) - first_group) * span + (instant - zero)
+    first_group, zero, span = int(group[0]), int(moments.min()), int(moments.max() - moments.min()) + 2
+    line = (group - first_group) * span + (moments - zero)
 
-    def at(group: Ints, moment: Ints) -> Ints:
-        return np.searchsorted(line, group * span + np.clip(moment - zero, 0, span - 1))
+    def at(of: Ints, moment: Ints) -> Ints:
+        return np.searchsorted(line, of * span + np.minimum(np.maximum(moment - zero, 0), span - 1))
 
-    group, happened = past["_group"].to_numpy().astype(np.int64) - first_group, past["_happened"].to_numpy()
-    first, until = at(group, past["_from"].to_numpy()), past["_until"].to_numpy()
-    selves = _own_positions(asked, past, own)
-    ends: dict[object, Ints] = {}
-    values: dict[str, pl.Series] = {}
-    found = []
+    of_version = found.group - first_group
+    first = at(of_version, found.begins)
+    selves = _own_positions(keys, found)
+    ends: dict[Window, Ints] = {}
+    memo: dict[tuple[Window, str, bool], Counted] = {}
+    values = []
     for feature in features:
         window = feature.reach_back if feature.window is None else feature.window
         if window not in ends:
-            ends[window] = at(group, np.minimum(until, leaves(happened, window)))
-        told = str(feature.expression)
-        if told not in values:
-            values[told] = past.with_columns(_v=feature.expression)["_v"]
-        counts = countable(values[told], feature.aggregate).to_numpy()
-        which, starts, stops = _around(np.flatnonzero((ends[window] > first) & counts), first, ends[window], selves)
-        counted = Counted(values[told], which, starts, stops, group, happened, len(asked), at)
-        found.append(aggregate(feature, counted).alias(feature.name))
-    return pl.DataFrame(found)
+            ends[window] = at(of_version, np.minimum(found.until, leaves(found.happened, window)))
+        told, is_summed = str(feature.expression), feature.aggregate in SUMMED
+        if (window, told, is_summed) not in memo:
+            terms = found.terms[told]
+            counts = (ends[window] > first) & (terms.summed if is_summed else terms.there)
+            which, starts, stops = _around(np.flatnonzero(counts), first, ends[window], selves)
+            memo[window, told, is_summed] = Counted(
+                terms, which, starts, stops, of_version, found.happened, len(moments), at
+            )
+        value = aggregate(feature, memo[window, told, is_summed])
+        if feature.aggregate == "last" and found.terms[told].texts is not None:
+            value += found.before
+        values.append(value)
+    return values
 
 
-def _own_positions(asked: pl.DataFrame, past: pl.DataFrame, own: Sequence[str]) -> tuple[Ints, Ints]:
-    """Pairs of an event and the position of a moment of the very same row."""
-    if not own:
+def _own_positions(keys: pl.DataFrame | None, found: Found) -> tuple[Ints, Ints]:
+    """Pairs of a version and the position of a moment of the very same row."""
+    if keys is None or found.keys is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    places = asked.select(own).with_row_index("_place")
-    pairs = past.select(own).with_row_index("_event").join(places, on=list(own))
+    places = keys.with_row_index("_place")
+    pairs = found.keys.with_row_index("_event").join(places, on=keys.columns)
     return pairs["_event"].to_numpy().astype(np.int64), pairs["_place"].to_numpy().astype(np.int64)
 
 

@@ -5,7 +5,7 @@ differs. A state is data: Arrow out, Arrow in, and two of them make one.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ import polars as pl
 import pyarrow as pa
 
 from perennial.rules.exact import Ints
-from perennial.rules.history import counting_versions
 from perennial.rules.joins import MOMENT
+from perennial.rules.versions import Found, arrays, counting_versions
 from perennial.spec.history import History
 from perennial.spec.sources import Source
 
@@ -31,66 +31,76 @@ class HistoryState:
         self.log, self._source, self._features = log, source, features
         versions = counting_versions(log, source)
         self._by_key = {
-            tuple(feature.columns.values()): _Index(versions, list(feature.columns.values())) for feature in features
+            by: _Index(versions, [f for f in features if tuple(f.columns.values()) == by], list(by), source)
+            for by in dict.fromkeys(tuple(feature.columns.values()) for feature in features)
         }
 
-    def versions_of(self, by: dict[str, str], groups: pl.DataFrame, since: int | None) -> pl.DataFrame:
-        """The versions of these keys that happened since an instant, by `_group` and when they happened.
-
-        Args:
-            by: entity column to source column; `groups`: the entity's columns and `_group`, one row per key.
-            since: in microseconds; None: all.
-        """
-        keys = groups.select(*by).rows() if by else [()]
-        return self._by_key[tuple(by.values())].pick(keys, groups["_group"].to_numpy(), since)
+    def find(
+        self, rows: pl.DataFrame, by: dict[str, str], features: Sequence[History], since: int | None, *, own: bool
+    ) -> tuple[Ints, Ints, Found]:
+        """See `perennial.rules.versions.Past`."""
+        if not by:
+            keys: list[tuple[Any, ...]] = [()] * len(rows)
+        else:
+            keys = list(zip(*(rows[name].to_list() for name in by), strict=True))
+        groups: dict[tuple[Any, ...], int] = {}
+        asked = [number for number, key in enumerate(keys) if None not in key]
+        group = [groups.setdefault(keys[number], len(groups)) for number in asked]
+        found = self._by_key[tuple(by.values())].pick(list(groups), since, own=own)
+        return np.array(asked, np.int64), np.array(group, np.int64), found
 
     def merged(self, more: pl.DataFrame) -> "HistoryState":
         """The state with rows that became known since."""
-        log = pl.concat([self.log, more.select(self.log.columns)])
-        return HistoryState(log.sort(MOMENT, maintain_order=True), self._source, self._features)
+        log = pl.concat([self.log, more.select(self.log.columns)]).sort(MOMENT, maintain_order=True)
+        return HistoryState(log, self._source, self._features)
 
-    def since(self, moment: Any) -> "HistoryState":
-        """The state for moments from this one on: without versions that count at none of them."""
+    def since(self, moment: datetime) -> "HistoryState":
+        """The state for moments from this one on: without rows that count at none of them."""
         spans = [feature.reach_back for feature in self._features]
         if any(span is None for span in spans):
             return self
-        reach = max((span for span in spans if span is not None), default=timedelta(0))
-        happened = pl.col(str(self._source.event_time))
-        recent = self.log.filter((happened > moment - reach) | (pl.col(MOMENT) > moment - reach))
-        kept = self.log.join(
-            recent.select(self._source.key).unique(), on=list(self._source.key), how="semi", maintain_order="left"
-        )
+        begin = moment - max((span for span in spans if span is not None), default=timedelta(0))
+        recent = self.log.filter((pl.col(str(self._source.event_time)) > begin) | (pl.col(MOMENT) > begin))
+        key = list(self._source.key)
+        kept = self.log.join(recent.select(key).unique(), on=key, how="semi", maintain_order="left")
         return HistoryState(kept, self._source, self._features)
 
     def to_arrow(self) -> pa.Table:
-        """The state as a table, to be kept as Parquet."""
+        """The state as a table, to be kept as Parquet; `HistoryState(pl.from_arrow(table), ...)` brings it back."""
         return self.log.to_arrow()
 
 
 class _Index:
     """Versions by the values of some columns, each key's in the order in which they happened."""
 
-    def __init__(self, versions: pl.DataFrame, columns: list[str]) -> None:
-        keyed = versions.drop_nulls(columns)
-        self._rows = keyed.sort(*columns, "_happened", maintain_order=True)
-        self._happened = self._rows["_happened"].to_numpy()
+    def __init__(self, versions: pl.DataFrame, features: Sequence[History], columns: list[str], source: Source) -> None:
+        rows = versions.drop_nulls(columns).sort(*columns, "_happened", maintain_order=True)
+        self._found = arrays(rows, np.zeros(len(rows), np.int64), features, source)
+        self._spans: dict[tuple[Any, ...], tuple[int, int]] = {(): (0, len(rows))}
         if columns:
-            sizes = self._rows.group_by(columns, maintain_order=True).len()
-            ends = np.cumsum(sizes["len"].to_numpy())
-            starts = ends - sizes["len"].to_numpy()
-            self._spans = dict(
-                zip(sizes.select(columns).rows(), zip(starts.tolist(), ends.tolist(), strict=True), strict=True)
-            )
-        else:
-            self._spans = {(): (0, len(self._rows))}
+            sizes = rows.group_by(columns, maintain_order=True).len()
+            ends = np.cumsum(sizes["len"].to_numpy().astype(np.int64))
+            starts = ends - sizes["len"].to_numpy().astype(np.int64)
+            spans = zip(starts.tolist(), ends.tolist(), strict=True)
+            self._spans = dict(zip(sizes.select(columns).rows(), spans, strict=True))
 
-    def pick(self, keys: list[tuple[Any, ...]], groups: Ints, since: int | None) -> pl.DataFrame:
+    def pick(self, keys: list[tuple[Any, ...]], since: int | None, *, own: bool) -> Found:
+        """The versions of these keys that happened since an instant; a key's number is their group."""
+        happened = self._found.happened
         places, sizes = [np.empty(0, np.int64)], []
         for key in keys:
             start, end = self._spans.get(key, (0, 0))
             if since is not None:
-                start += int(np.searchsorted(self._happened[start:end], since, "right"))
+                start += int(np.searchsorted(happened[start:end], since, "right"))
             places.append(np.arange(start, end))
             sizes.append(end - start)
-        picked = self._rows[np.concatenate(places)]
-        return picked.with_columns(pl.Series("_group", np.repeat(groups, sizes)))
+        at = np.concatenate(places)
+        found = self._found
+        return Found(
+            group=np.repeat(np.arange(len(keys)), sizes),
+            happened=happened[at],
+            begins=found.begins[at],
+            until=found.until[at],
+            terms={text: terms.at(at) for text, terms in found.terms.items()},
+            keys=found.keys[pl.Series(at)] if own and found.keys is not None else None,
+        )

@@ -56,7 +56,12 @@ CASES: list[tuple[str | None, tuple[Any, ...]]] = [
 def rows() -> pl.DataFrame:
     """One order per case."""
     texts = [text for text, _ in CASES]
-    schema = {"order": pl.Int64, "at": pl.Datetime("us", "UTC"), "payload": pl.String, "returned": pl.Boolean}
+    schema: dict[str, Any] = {
+        "order": pl.Int64,
+        "at": pl.Datetime("us", "UTC"),
+        "payload": pl.String,
+        "returned": pl.Boolean,
+    }
     return pl.DataFrame(
         {"order": range(len(texts)), "at": [NOON] * len(texts), "payload": texts, "returned": [None] * len(texts)},
         schema,

@@ -11,7 +11,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perennial.rules.history import Versions, add_history, history_types
+from perennial.rules.history import add_history, history_types
+from perennial.rules.versions import Versions
 from perennial.spec import Calendar, Files, History, UtcMicroseconds
 from perennial.spec.history import Aggregate, Window
 from perennial.spec.load import contract_columns

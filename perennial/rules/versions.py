@@ -1,0 +1,163 @@
+"""Where history features look their past up: the versions that count, by key, as arrays. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from perennial.rules.exact import Floats, Ints
+from perennial.rules.flatten import flatten
+from perennial.rules.joins import MOMENT
+from perennial.spec.history import History
+from perennial.spec.sources import Source
+
+FOREVER = np.iinfo(np.int64).max // 4  # microseconds: far enough from the end of int64 to be added to
+LARGEST = 2.0**79  # of a value that is summed; its square is still summed exactly
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a feature aggregates, a value for every version.
+
+    Args:
+        numbers: 0 where there is none, and for texts.
+        there: which values count: neither null nor NaN or infinite.
+        texts: where the values are no numbers.
+    """
+
+    numbers: Floats
+    there: NDArray[np.bool_]
+    texts: pl.Series | None = None
+
+    @classmethod
+    def of(cls, values: pl.Series) -> "Terms":
+        """The values of a column."""
+        if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
+            codes = values.rank("dense").fill_null(0).cast(pl.Float64).to_numpy()  # for distinct
+            return cls(codes, values.is_not_null().to_numpy(), values)
+        floats = values.cast(pl.Float64)
+        numbers = floats.fill_null(np.nan).to_numpy()
+        there = np.isfinite(numbers)
+        return cls(numbers if there.all() else np.where(there, numbers, 0.0), there)
+
+    @cached_property
+    def summed(self) -> NDArray[np.bool_]:
+        """Which values are small enough to be summed exactly."""
+        return self.there & (np.abs(self.numbers) < LARGEST)
+
+    def at(self, places: Ints | slice) -> "Terms":
+        """Those of some versions."""
+        texts = None if self.texts is None else self.texts[places if isinstance(places, slice) else pl.Series(places)]
+        return Terms(self.numbers[places], self.there[places], texts)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Versions by group and then by when they happened.
+
+    Args:
+        group: their key; `happened`, `begins`, `until`: in microseconds.
+        terms: by the text of the expression.
+        keys: the source's key, where rows must not count for themselves.
+        before: how many versions stand before these.
+    """
+
+    group: Ints
+    happened: Ints
+    begins: Ints
+    until: Ints
+    terms: Mapping[str, Terms]
+    keys: pl.DataFrame | None = None
+    before: int = 0
+
+    def at(self, places: slice) -> "Found":
+        """A stretch of them."""
+        terms = {name: terms.at(places) for name, terms in self.terms.items()}
+        keys = None if self.keys is None else self.keys[places]
+        place = (self.group[places], self.happened[places], self.begins[places], self.until[places])
+        return Found(*place, terms, keys, self.before + places.start)
+
+
+class Past(Protocol):
+    """Where versions are looked up by key."""
+
+    def find(
+        self, rows: pl.DataFrame, by: dict[str, str], features: Sequence[History], since: int | None, *, own: bool
+    ) -> tuple[Ints, Ints, Found]:
+        """The rows that have a key, by number, and its group; and the versions of those groups.
+
+        Args:
+            by: entity column to source column; `features`: all with these columns.
+            since: versions that happened by this microsecond are in no window; None: all may be.
+            own: whether the versions' own keys are wanted.
+        """
+        ...
+
+
+class Versions:
+    """All versions of a log in one frame: for training and batch scoring, whose rows ask for most of its keys."""
+
+    def __init__(self, log: pl.DataFrame, source: Source) -> None:
+        self._versions, self._source = counting_versions(log, source), source
+
+    def find(
+        self, rows: pl.DataFrame, by: dict[str, str], features: Sequence[History], since: int | None, *, own: bool
+    ) -> tuple[Ints, Ints, Found]:
+        """See `Past`."""
+        recent = self._versions if since is None else self._versions.filter(pl.col("_happened") > since)
+        if not by:
+            asked, group = np.arange(len(rows)), np.zeros(len(rows), np.int64)
+            versions = recent.sort("_happened", maintain_order=True).with_columns(_group=pl.lit(0))
+        else:
+            keyed = rows.select(*by).with_row_index("_row").drop_nulls(list(by))
+            groups = keyed.select(*by).unique().with_row_index("_group")
+            keyed = keyed.join(groups, on=list(by), maintain_order="left")
+            asked, group = keyed["_row"].to_numpy().astype(np.int64), keyed["_group"].to_numpy().astype(np.int64)
+            versions = recent.join(groups.rename(by), on=list(by.values()), maintain_order="left")
+            versions = versions.sort("_group", "_happened", maintain_order=True)
+        return asked, group, arrays(versions, versions["_group"].to_numpy().astype(np.int64), features, self._source)
+
+
+def arrays(versions: pl.DataFrame, group: Ints, features: Sequence[History], source: Source) -> Found:
+    """Sorted versions as arrays, with what the features aggregate."""
+    expressions = {str(feature.expression): feature.expression for feature in features}
+    valued = versions.select(**{f"_{n}": e for n, e in enumerate([pl.col("_happened"), *expressions.values()])})
+    return Found(
+        group=group,
+        happened=versions["_happened"].to_numpy(),
+        begins=versions["_from"].to_numpy(),
+        until=versions["_until"].to_numpy(),
+        terms={text: Terms.of(valued[f"_{n}"]) for n, text in enumerate(expressions, start=1)},
+        keys=versions.select(source.key),
+    )
+
+
+def counting_versions(log: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """The log's versions with `_happened`, and `_from` and `_until`: while each had happened and was the latest known.
+
+    Args:
+        log: every version of every row of the source, with `_known_at`, in the order they became known.
+
+    Versions known at the same instant are one piece of knowledge: the last of them counts.
+    """
+    ordered = flatten(source, log).drop_nulls([MOMENT, str(source.event_time)]).sort(MOMENT, maintain_order=True)
+    timed = ordered.with_columns(
+        _happened=pl.col(str(source.event_time)).dt.epoch("us"),
+        _from=pl.max_horizontal(MOMENT, str(source.event_time)).dt.epoch("us"),
+        _until=_corrected_at(ordered, source),
+    )
+    return timed.filter(pl.col("_from") < pl.col("_until"))
+
+
+def _corrected_at(ordered: pl.DataFrame, source: Source) -> pl.Series:
+    """When the next version of each row became known; most rows have one version only, and are not looked at twice."""
+    never = pl.Series("_until", [FOREVER], pl.Int64).new_from_index(0, len(ordered))
+    again = ordered.select(source.key).hash_rows().is_duplicated()
+    if source.same_key == "violation" or not again.any():
+        return never
+    next_known = pl.col(MOMENT).dt.epoch("us").shift(-1).over(list(source.key)).fill_null(FOREVER)
+    return never.scatter(again.arg_true(), ordered.filter(again).select(next_known).to_series())
