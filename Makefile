@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -82,6 +82,9 @@ peers-%: requirements/peers-%.txt # make peers-data: requirements/peers-data.txt
 
 bench-validation: setup ## Twelve rules as a contract and as one select by hand, side by side
 	@$(BIN)/python -m benchmarks.validation
+
+bench-features: setup ## History features and as-of joins beside a Polars script by hand (ROWS=10000000)
+	@$(BIN)/python -m benchmarks.features $(ROWS)
 
 bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql)
 	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
