@@ -43,7 +43,8 @@ def from_scratch(lake: Lake, folder: Path, as_of: datetime) -> pl.DataFrame:
     return compute_features(pipeline, rows, tables).join(labels, on="parcel", how="left").sort("parcel")
 
 
-def test_day_by_day_as_all_at_once(lake: Lake, folder: Path, seed: int = 1, block_rows: int = 20) -> None:
+@pytest.mark.parametrize(("seed", "block_rows"), [(1, 20)])
+def test_day_by_day_as_all_at_once(lake: Lake, folder: Path, seed: int, block_rows: int) -> None:
     before = pl.DataFrame()
     for day in range(3):
         remember(lake, folder, arrivals(seed, day), f"batch-{day}")
