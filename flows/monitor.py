@@ -19,6 +19,7 @@ from tasks.monitoring import (
     watch_window,
 )
 from tasks.notices import tell_verdict
+from tasks.story import show_story
 from tasks.windows import find_reopened, find_window, pick_version
 
 
@@ -56,5 +57,6 @@ def monitor(
         watched = watch_window(settings.compute, *place, subject, window, as_of)
         decision = record_verdict(*place, watched, window, as_of)
     show_verdict(decision, settings.reports_base)
+    show_story(settings.lake, pipeline, settings.reports_base)
     tell_verdict(settings.lake, decision)
     return decision.verdict

@@ -18,6 +18,7 @@ from flows.train import train
 from tasks.decisions import claim_retrain, record_retrain
 from tasks.notices import tell_ended, tell_failed, tell_started
 from tasks.serving import RolledBack
+from tasks.story import show_story
 
 
 @flow(flow_run_name="retrain-{pipeline}")
@@ -43,6 +44,7 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
         raise
     ended = record_retrain(settings.lake, decision, version, verdict)
     tell_ended(ended)
+    show_story(settings.lake, pipeline, settings.reports_base)
     return ended.verdict
 
 

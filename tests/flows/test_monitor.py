@@ -95,6 +95,9 @@ def test_a_window_as_promised_is_one_quiet_row_and_a_report(settings: Settings) 
     text = {artifact["key"]: str(artifact["data"]) for artifact in shown}
     assert "Hold" in text["monitor-rides"]
     assert "/rides/monitor/20240601-20240701-v1-" in text["report-rides"]
+    assert "/rides/story.html" in text["story-rides"]
+    story = settings.lake.files().cat_file(settings.lake.uri("reports/rides/story.html")).decode()
+    assert f'id="b-{row["decision_id"]}"' in story
 
 
 def test_a_broken_feed_is_one_page_that_calls_a_person_and_starts_nothing(settings: Settings) -> None:
