@@ -16,9 +16,7 @@ from perennial.rules.aggregates import SUMMED, Counted, aggregate, result_type
 from perennial.rules.exact import Floats, Ints
 from perennial.rules.joins import MOMENT
 from perennial.rules.versions import FOREVER, Found, Past
-from perennial.spec.history import Calendar, History, Window
-
-_STEPS = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo", "quarter": "1q", "year": "1y"}
+from perennial.spec.history import History, Window
 
 
 def add_history(rows: pl.DataFrame, past: Past, features: Sequence[History], own: Sequence[str] = ()) -> pl.DataFrame:
@@ -31,9 +29,10 @@ def add_history(rows: pl.DataFrame, past: Past, features: Sequence[History], own
         own: the key, where the source is the entity itself: a row does not count for itself.
     """
     found: dict[str, pl.Series] = {}
+    instants = rows[MOMENT].dt.epoch("us")
     for by in dict.fromkeys(tuple(feature.columns.items()) for feature in features):
         wanted = [feature for feature in features if tuple(feature.columns.items()) == by]
-        found |= _by_key(rows, past, wanted, dict(by), own)
+        found |= _by_key(rows, instants, past, wanted, dict(by), own)
     return rows.with_columns(found[feature.name].alias(feature.name) for feature in features)
 
 
@@ -44,10 +43,14 @@ def history_types(features: Sequence[History], columns: dict[str, pl.DataType]) 
 
 
 def _by_key(
-    rows: pl.DataFrame, past: Past, features: Sequence[History], by: dict[str, str], own: Sequence[str]
+    rows: pl.DataFrame,
+    instants: pl.Series,
+    past: Past,
+    features: Sequence[History],
+    by: dict[str, str],
+    own: Sequence[str],
 ) -> dict[str, pl.Series]:
     """The features of one set of key columns, each a value for every one of `rows`."""
-    instants = rows[MOMENT].dt.epoch("us")
     since = _since(instants, features)
     asked, group, found = past.find(rows, by, features, since, own=bool(own))
     moments = (
@@ -120,7 +123,7 @@ def _answer(
     for feature in features:
         window = feature.reach_back if feature.window is None else feature.window
         if window not in ends:
-            ends[window] = at(of_version, np.minimum(found.until, leaves(found.happened, window)))
+            ends[window] = at(of_version, np.minimum(found.until, found.leaves(window)))
         told, is_summed = str(feature.expression), feature.aggregate in SUMMED
         if (window, told, is_summed) not in memo:
             terms = found.terms[told]
@@ -160,25 +163,3 @@ def _around(events: Ints, first: Ints, end: Ints, own: tuple[Ints, Ints]) -> tup
     which, starts, stops = which[by_start], starts[by_start], stops[by_stop]
     some = stops > starts
     return which[some], starts[some], stops[some]
-
-
-def leaves(happened: Ints, window: Window) -> Ints:
-    """When rows that happened at these instants leave the window, in microseconds."""
-    if window is None:
-        return np.full(len(happened), FOREVER)
-    if isinstance(window, timedelta):
-        return happened + window // timedelta(microseconds=1)
-    instants = pl.Series(happened).cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(window.time_zone)
-    step = _STEPS[window.period]
-    if window.period == "hour":
-        return instants.dt.truncate(step).dt.offset_by(step).dt.epoch("us").to_numpy()
-    dates = instants.dt.date().dt.truncate(step).dt.offset_by(step)
-    begins = pl.DataFrame({"day": dates.unique()}).with_columns(begins=_begin_of("day", window))
-    return pl.DataFrame({"day": dates}).join(begins, on="day", how="left", maintain_order="left")["begins"].to_numpy()
-
-
-def _begin_of(day: str, window: Calendar) -> pl.Expr:
-    """When a day begins: at its first midnight or, where the clock leaps over midnight, at the first hour that it has."""
-    hours = (pl.col(day).cast(pl.Datetime("us")) + timedelta(hours=hour) for hour in range(4))
-    zoned = (h.dt.replace_time_zone(window.time_zone, ambiguous="earliest", non_existent="null") for h in hours)
-    return pl.coalesce(*zoned).dt.epoch("us")

@@ -102,5 +102,6 @@ class _Index:
             begins=found.begins[at],
             until=found.until[at],
             terms={text: terms.at(at) for text, terms in found.terms.items()},
+            calendars={window: ends[at] for window, ends in found.calendars.items()},
             keys=found.keys[pl.Series(at)] if own and found.keys is not None else None,
         )

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from perennial.rules.history import leaves
 from perennial.rules.joins import MOMENT
+from perennial.rules.versions import leaves
 from perennial.spec.history import History, Window
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import AsOf, Join, Lookup, Source

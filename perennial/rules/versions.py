@@ -1,7 +1,8 @@
 """Where history features look their past up: the versions that count, by key, as arrays. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from typing import Protocol
 
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from perennial.rules.exact import Floats, Ints
 from perennial.rules.flatten import flatten
 from perennial.rules.joins import MOMENT
-from perennial.spec.history import History
+from perennial.spec.history import Calendar, History, Window
 from perennial.spec.sources import Source
 
 FOREVER = np.iinfo(np.int64).max // 4  # microseconds: far enough from the end of int64 to be added to
+_STEPS = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo", "quarter": "1q", "year": "1y"}
 LARGEST = 2.0**79  # of a value that is summed; its square is still summed exactly
 
 
@@ -64,6 +66,7 @@ class Found:
         terms: by the text of the expression.
         keys: the source's key, where rows must not count for themselves.
         before: how many versions stand before these.
+        calendars: when they leave the calendar windows of the features.
     """
 
     group: Ints
@@ -73,13 +76,19 @@ class Found:
     terms: Mapping[str, Terms]
     keys: pl.DataFrame | None = None
     before: int = 0
+    calendars: Mapping[Calendar, Ints] = field(default_factory=dict)
+
+    def leaves(self, window: Window) -> Ints:
+        """When they leave a window, in microseconds."""
+        return self.calendars[window] if isinstance(window, Calendar) else leaves(self.happened, window)
 
     def at(self, places: slice) -> "Found":
         """A stretch of them."""
         terms = {name: terms.at(places) for name, terms in self.terms.items()}
         keys = None if self.keys is None else self.keys[places]
         place = (self.group[places], self.happened[places], self.begins[places], self.until[places])
-        return Found(*place, terms, keys, self.before + places.start)
+        calendars = {window: ends[places] for window, ends in self.calendars.items()}
+        return Found(*place, terms, keys, self.before + places.start, calendars)
 
 
 class Past(Protocol):
@@ -126,13 +135,15 @@ def arrays(versions: pl.DataFrame, group: Ints, features: Sequence[History], sou
     """Sorted versions as arrays, with what the features aggregate."""
     expressions = {str(feature.expression): feature.expression for feature in features}
     valued = versions.select(**{f"_{n}": e for n, e in enumerate([pl.col("_happened"), *expressions.values()])})
+    happened = versions["_happened"].to_numpy()
     return Found(
         group=group,
-        happened=versions["_happened"].to_numpy(),
+        happened=happened,
         begins=versions["_from"].to_numpy(),
         until=versions["_until"].to_numpy(),
         terms={text: Terms.of(valued[f"_{n}"]) for n, text in enumerate(expressions, start=1)},
         keys=versions.select(source.key),
+        calendars={w: leaves(happened, w) for w in {f.window for f in features} if isinstance(w, Calendar)},
     )
 
 
@@ -161,3 +172,25 @@ def _corrected_at(ordered: pl.DataFrame, source: Source) -> pl.Series:
         return never
     next_known = pl.col(MOMENT).dt.epoch("us").shift(-1).over(list(source.key)).fill_null(FOREVER)
     return never.scatter(again.arg_true(), ordered.filter(again).select(next_known).to_series())
+
+
+def leaves(happened: Ints, window: Window) -> Ints:
+    """When rows that happened at these instants leave the window, in microseconds."""
+    if window is None:
+        return np.full(len(happened), FOREVER)
+    if isinstance(window, timedelta):
+        return happened + window // timedelta(microseconds=1)
+    instants = pl.Series(happened).cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(window.time_zone)
+    step = _STEPS[window.period]
+    if window.period == "hour":
+        return instants.dt.truncate(step).dt.offset_by(step).dt.epoch("us").to_numpy()
+    dates = instants.dt.date().dt.truncate(step).dt.offset_by(step)
+    begins = pl.DataFrame({"day": dates.unique()}).with_columns(begins=_begin_of("day", window))
+    return pl.DataFrame({"day": dates}).join(begins, on="day", how="left", maintain_order="left")["begins"].to_numpy()
+
+
+def _begin_of(day: str, window: Calendar) -> pl.Expr:
+    """When a day begins: at its first midnight or, where the clock leaps over midnight, at the first hour that it has."""
+    hours = (pl.col(day).cast(pl.Datetime("us")) + timedelta(hours=hour) for hour in range(4))
+    zoned = (h.dt.replace_time_zone(window.time_zone, ambiguous="earliest", non_existent="null") for h in hours)
+    return pl.coalesce(*zoned).dt.epoch("us")
