@@ -133,6 +133,7 @@ about = dict(pipeline="flights", decision_id="d1", as_of=datetime(2024, 5, 6, tz
              window_start=None, window_end=None)
 emit(RetrainSuppressed(**about, reason="cool-down", guard="cool_down"))
 emit(DataBroken(**about, reason="wind is gone.", broken={{"wind": "+98% missing"}}))
+emit(RetrainSuppressed(**about | {{"decision_id": "d2"}}, reason="Three in a row.", guard="breaker"))
 """
 
 
@@ -159,10 +160,10 @@ def test_a_page_reaches_a_person_through_the_notification_block_and_what_is_no_p
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        told = received.get(timeout=60)
+        told = {page["subject"]: page["body"] for page in (received.get(timeout=60) for _ in range(2))}
         receiver.shutdown()
-    assert told["subject"] == "flights: perennial.data.broken"
-    assert told["body"].startswith("wind is gone. Decision d1.")
+    assert set(told) == {"flights: perennial.data.broken", "flights: retraining does not help"}
+    assert told["flights: perennial.data.broken"].startswith("wind is gone. Decision d1.")
     assert received.empty()
 
 
