@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -79,7 +80,12 @@ def _metrics(settings: Settings) -> Part:
     needs = ("s3",) if settings.embedded_s3 else ()
     ports = {"metrics_port": settings.metrics_port}
     url = f"http://{LOOPBACK}:{settings.metrics_port}/metrics"
-    return Part("metrics", argv, client_environment(settings), ports, url, health.probe_metrics, needs)
+    given = settings.model_dump(mode="json", include=settings.model_fields_set)
+    told = {
+        f"PERENNIAL_{n.upper()}": v if isinstance(v, str) else json.dumps(v) for n, v in given.items() if v is not None
+    }
+    environment = client_environment(settings) | told  # it reads settings itself, also those that were not variables
+    return Part("metrics", argv, environment, ports, url, health.probe_metrics, needs)
 
 
 def _prefect(settings: Settings) -> Part:

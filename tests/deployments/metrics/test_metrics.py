@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.metrics.__main__ import Tables
+from deployments.stack.lifecycle import down, up
 from flows.settings import ROOT, Settings
 from perennial.lakehouse.decisions import Decision, claim_decision, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.rules.evidence import Evidence, Performance
 from tests.conftest import free_port
+from tests.deployments.stack_tools import stack_settings
 from tests.ray_jobs.drift.world import JUNE, MAY, answered_window, load_rides, register, write_pipeline
 
 PROMETHEUS = ROOT / "deployments" / "prometheus"
@@ -112,3 +115,13 @@ def test_the_alert_rules_do_what_they_say() -> None:
         ["promtool", "test", "rules", PROMETHEUS / "alerts_test.yml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_stack_serves_them_on_loopback(tmp_path: Path) -> None:
+    settings = stack_settings(tmp_path / "home")
+    try:
+        up(settings, ["s3", "metrics"], say=lambda line: None)
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.metrics_port}/metrics") as page:
+            assert b"\nperennial_tables_read_timestamp_seconds 1." in page.read()
+    finally:
+        down(settings, say=lambda line: None)
