@@ -16,6 +16,7 @@ from tests.conftest import S3, empty_lake, on_postgres
 
 LONG = os.environ.get("PERENNIAL_CHAOS") == "long"
 CATALOGS = ("sqlite", "postgresql")
+PATIENCE = 10 if LONG else 1  # times the seconds that a test may take: the long form runs beside other work
 SEED = os.environ.get("PERENNIAL_CHAOS_SEED") or (secrets.token_hex(4) if LONG else "1")
 
 
@@ -44,6 +45,8 @@ class Tally:
         self.faults += faults
         self.lost, self.doubled = self.lost + found.lost, self.doubled + found.doubled
         self.phantom, self.seconds = self.phantom + found.phantom, time.monotonic() - self.started
+        if LONG:  # it may take an hour: what was seen until it is interrupted counts too
+            print(f"seed {SEED} {self}", flush=True)
         assert found.clean, f"seed {SEED}, {self.what}, round {self.rounds}: {found}"
 
 

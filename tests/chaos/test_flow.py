@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.ingest import ingest
 from flows.settings import Settings
 from tasks.refusal import BatchRefused
-from tests.chaos.conftest import LONG, Tally
+from tests.chaos.conftest import LONG, PATIENCE, Tally
 from tests.chaos.world import World
 from tests.conftest import ROOT
 from tests.shop import NOON
@@ -23,7 +23,7 @@ POINTS = ("files-written", "verdict", "metadata-written", "swapped", "committed"
 
 
 @pytest.mark.skipif(not LONG, reason="a flow run costs seconds of imports; the rest of the chaos runs below Prefect")
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1200 * PATIENCE)
 def test_a_flow_run_that_is_killed(settings: Settings, random: Random, tally: Tally) -> None:
     world = World(settings, random)
     for _ in range(10):

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from tests.chaos.conftest import LONG, Tally, long_or
+from tests.chaos.conftest import LONG, PATIENCE, Tally, long_or
 from tests.chaos.runs import run
 from tests.chaos.world import World, settings_of
 from tests.conftest import S3, empty_lake, serve_s3
@@ -39,7 +39,7 @@ def small_s3(small_disk: Path) -> Iterator[S3]:
         yield server
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800 * PATIENCE)
 def test_a_disk_that_fills(
     small_s3: S3, small_disk: Path, tmp_path: Path, pipelines: Path, ray_head: str, random: Random, tally: Tally
 ) -> None:

@@ -6,24 +6,30 @@ import time
 import pytest
 
 from perennial.faults import POINTS
-from tests.chaos.conftest import LONG, Tally, WorldOn, catalogs, long_or
+from tests.chaos.conftest import LONG, PATIENCE, Tally, WorldOn, catalogs, long_or
 from tests.chaos.runs import ON_RAY, run, stage_ahead, start
 from tests.chaos.world import World
 
 REACHED = {"read": 3, "transform": 3, "metadata-written": 2, "swapped": 2, "clean-up": 2}  # times in most runs
 PLACES = [(point, catalog) for n, point in enumerate(POINTS) for catalog in catalogs(("sqlite", "postgresql")[n % 2])]
-JOIN_SECONDS = 120
+BY_RAY = 5  # of so many rounds the first is staged by Ray's workers: a killed driver takes them along
+JOIN_SECONDS = 120 * PATIENCE
 
 
-def kill_at(world: World, fault: str, whole: bool) -> bool:
+def kill_at(world: World, fault: str, whole: bool, on_ray: bool) -> bool:
     """A run that is to die at a fault point; whether it reached it."""
-    child = start(world.settings, fault, "" if whole else stage_ahead(world.settings))
+    child = start(world.settings, fault, "" if whole else stage_ahead(world.settings), on_ray=on_ray)
     child.join(JOIN_SECONDS)
     assert child.exitcode in (0, -signal.SIGKILL), f"the run ended by itself with {child.exitcode}"
     return child.exitcode != 0
 
 
-@pytest.mark.timeout(1200)
+def by_ray(tally: Tally) -> bool:
+    """Whether Ray's workers stage the batch of this round."""
+    return tally.rounds % BY_RAY == 0
+
+
+@pytest.mark.timeout(1200 * PATIENCE)
 @pytest.mark.parametrize(("point", "catalog"), PLACES)
 def test_killed_at(point: str, catalog: str, world_on: WorldOn, tally: Tally) -> None:
     world = world_on(catalog)
@@ -37,13 +43,13 @@ def test_killed_at(point: str, catalog: str, world_on: WorldOn, tally: Tally) ->
         first = point == "metadata-written" and tally.rounds == 0
         world.arrive()
         nth = 1 if first or not LONG else world.random.randint(1, REACHED.get(point, 1))
-        struck = kill_at(world, f"{point}@{nth}", whole=point in ON_RAY or first)
-        run(world.settings)
+        struck = kill_at(world, f"{point}@{nth}", whole=point in ON_RAY or first, on_ray=by_ray(tally))
+        run(world.settings, by_ray(tally))
         tally.add(struck, world.check())
         assert tally.rounds < 100, f"{point} is hardly ever reached"
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800 * PATIENCE)
 @pytest.mark.parametrize("catalog", catalogs("sqlite"))
 def test_killed_at_any_instant(catalog: str, world_on: WorldOn, tally: Tally) -> None:
     world = world_on(catalog)
@@ -53,7 +59,7 @@ def test_killed_at_any_instant(catalog: str, world_on: WorldOn, tally: Tally) ->
     whole_run = time.monotonic() - started
     for _ in range(long_or(1, 100)):
         world.arrive()
-        child = start(world.settings)
+        child = start(world.settings, on_ray=by_ray(tally))
         child.join(world.random.uniform(0, whole_run))
         struck = child.is_alive()
         child.kill()
@@ -62,13 +68,13 @@ def test_killed_at_any_instant(catalog: str, world_on: WorldOn, tally: Tally) ->
         tally.add(struck, world.check())
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1200 * PATIENCE)
 @pytest.mark.parametrize("catalog", catalogs("postgresql"))
 def test_two_runs_at_once_while_files_arrive(catalog: str, world_on: WorldOn, tally: Tally) -> None:
     world = world_on(catalog)
     for _ in range(long_or(1, 20)):
         world.arrive()
-        children = [start(world.settings), start(world.settings)]
+        children = [start(world.settings, on_ray=by_ray(tally)), start(world.settings)]
         while any(child.is_alive() for child in children):
             world.arrive(1, renew=False)
             time.sleep(world.random.uniform(0, 0.3))

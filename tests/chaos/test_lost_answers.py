@@ -12,7 +12,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from sqlalchemy.exc import OperationalError
 
 from perennial.lakehouse.lake import Lake
-from tests.chaos.conftest import LakeOn, Tally, WorldOn, long_or
+from tests.chaos.conftest import PATIENCE, LakeOn, Tally, WorldOn, long_or
 from tests.chaos.runs import run
 from tests.chaos.wire import DeafWire
 from tests.chaos.world import World, settings_of
@@ -51,7 +51,7 @@ def answers_get_lost(lake: Lake, random: Random, share: float) -> Iterator[Losse
         catalog.commit_table = commit  # type: ignore[method-assign]
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800 * PATIENCE)
 def test_answers_lost_by_the_catalog(world_on: WorldOn, tally: Tally) -> None:
     world = world_on("sqlite")
     while tally.faults < long_or(3, 100):
@@ -62,7 +62,7 @@ def test_answers_lost_by_the_catalog(world_on: WorldOn, tally: Tally) -> None:
         tally.add(losses.count, world.check())
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800 * PATIENCE)
 def test_answers_lost_on_the_wire(
     lake_on: LakeOn, pipelines: Path, ray_head: str, random: Random, tally: Tally
 ) -> None:

@@ -13,7 +13,7 @@ from pyiceberg.catalog import load_catalog
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import ensure_table, write_files
-from tests.chaos.conftest import LONG, LakeOn, Tally, catalogs
+from tests.chaos.conftest import LONG, PATIENCE, LakeOn, Tally, catalogs
 from tests.chaos.runs import spawn
 from tests.chaos.world import Findings
 
@@ -52,7 +52,7 @@ def read_until(stop: threading.Event, lake: Lake, seen: list[str]) -> None:
         time.sleep(0.02)  # the writers want the processor too
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800 * PATIENCE)
 @pytest.mark.parametrize("catalog", catalogs("sqlite"))
 @pytest.mark.parametrize(("writers", "commits"), [(2, 200), (8, 50)] if LONG else [(3, 6)])
 def test_commits_with_readers_at_work(
