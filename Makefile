@@ -86,8 +86,9 @@ bench-validation: setup ## Twelve rules as a contract and as one select by hand,
 bench-features: setup ## History features and as-of joins beside a Polars script by hand (ROWS=10000000)
 	@$(BIN)/python -m benchmarks.features $(ROWS)
 
-bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql)
+bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql); an append to 100 day partitions
 	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
+	@$(BIN)/python -m benchmarks.partitions
 
 bench-sketch: setup ## Drift scores of full data by sketches and by Evidently's preset, side by side
 	@$(BIN)/python -m benchmarks.sketch
@@ -102,7 +103,7 @@ chaos-watch: setup ## Duplicated, reordered and lost events, killed workers and 
 	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest tests/chaos/test_watch.py
 
 chaos-ingest: setup ## Break ingest in every way we know, at length (docs/reliability.md); CHAOS="-k kill" for a part
-	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest tests/chaos $(CHAOS)
+	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest -s tests/chaos $(CHAOS)
 
 lint: setup ## Style, types and the directions of imports
 	@$(BIN)/ruff check .

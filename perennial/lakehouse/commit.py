@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table, Transaction
+from pyiceberg.table.snapshots import Operation
 
 from perennial.faults import fault_point
 from perennial.lakehouse.attempts import until_it_lands
@@ -29,10 +30,15 @@ from perennial.lakehouse.history import (
     surplus_snapshots,
 )
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.manifests import TieredAppend
 from perennial.lakehouse.tables import PROPERTIES, Identifier, dotted, write_files
 
 Expectation = Callable[[Table], None]
 """Looks at the freshly loaded table, just before the commit that builds on it; raises to stop the commit."""
+
+
+class PartitionsChanged(RuntimeError):
+    """The table is partitioned otherwise than the files that were to be committed. Nothing was."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ def append_once(
 
     Raises:
         FilesGone: the files lay unpublished for so long that a sweep has taken them. Run the flow again.
+        PartitionsChanged: the table is partitioned otherwise since the files were written. Run the flow again.
         CommitUnfinished: 30 tries or 5 minutes were not enough. Running it again is safe.
     """
     table = lake.catalog().load_table(identifier)
@@ -76,7 +83,7 @@ def append_once(
     files = write_files(table, rows, key) if isinstance(rows, pa.Table) else list(rows)
 
     def change(transaction: Transaction, table: Table, notes: dict[str, str]) -> dict[str, str]:
-        with transaction.update_snapshot(snapshot_properties=notes).merge_append() as append:
+        with TieredAppend(Operation.APPEND, transaction, table.io, snapshot_properties=notes) as append:
             for file in files:
                 append.append_data_file(file)
         # one of the snapshots kept goes with each that comes, so the table's metadata stays as small as it is
@@ -88,6 +95,7 @@ def append_once(
 
     def still_there(table: Table) -> None:
         refuse_condemned(table, [*(file.file_path for file in files), *named])
+        _refuse_other_partitions(table, files)
         if expect:
             expect(table)
 
@@ -157,12 +165,23 @@ def rewrite_once(
 
     def still_there(table: Table) -> None:
         refuse_condemned(table, [file.file_path for file in new])
+        _refuse_other_partitions(table, new)
         if has_delete_files(table):
             raise FilesGone(f"{dotted(identifier)} has delete files of another engine, which must compact it itself.")
         if expect:
             expect(table)
 
     return _commit(lake, identifier, key, change, summary or {}, still_there)
+
+
+def _refuse_other_partitions(table: Table, files: Sequence[DataFile]) -> None:
+    # pyiceberg would write them down as files of the partitions of today
+    spec = table.spec().spec_id
+    if any(file.spec_id != spec for file in files):
+        raise PartitionsChanged(
+            f"{'.'.join(table.name())} was partitioned otherwise while files for it were written, by a run with another version "
+            "of the pipeline's file. Nothing of them was committed. Run the flow again."
+        )
 
 
 def has_delete_files(table: Table) -> bool:

@@ -27,6 +27,7 @@ from perennial.rules.upkeep import is_left_over, safe_age
 
 NOTE_EVERY = timedelta(hours=1)
 NOTES_KEPT = timedelta(days=30)
+JOBS_KEPT = timedelta(days=7)  # requests and results of remote jobs: a restarted run looks its own up
 
 
 class Leftover(BaseModel, frozen=True):
@@ -55,7 +56,7 @@ def note_state(lake: Lake, identifier: Identifier, now: datetime) -> None:
 
 
 def find_leftovers(lake: Lake, identifiers: Sequence[Identifier], now: datetime) -> list[Leftover]:
-    """What lies in the tables' folders, and in `staging/`, `positions/` and `results/` for them, and can be needed by nobody.
+    """What lies in the tables' folders, and in `staging/`, `positions/`, `results/` and `jobs/`, and can be needed by nobody.
 
     A table whose state was not noted before its safe age is left alone: what expired since cannot be told apart.
     """
@@ -164,7 +165,8 @@ def _beside_tables(
     places.append("maintenance/condemned")
     named_once = [left for place in places for left in _list(lake, lake.uri(place)).values()]
     unnamed = [left for left in [*ours, *named_once] if left.path not in named and left.modified_at < before]
-    return unnamed + [note for identifier in identifiers for note in _old_notes(lake, identifier, now)]
+    jobs = [left for left in _list(lake, lake.uri("jobs")).values() if left.modified_at < now - JOBS_KEPT]
+    return unnamed + jobs + [note for identifier in identifiers for note in _old_notes(lake, identifier, now)]
 
 
 def _open_staging(lake: Lake, staging: dict[str, Leftover], before: datetime) -> set[str]:
@@ -221,5 +223,6 @@ def _kind(path: str) -> str:
         "/staging/": "staged manifest",
         "/positions/": "position",
         "/results/": "result",
+        "/jobs/": "job",
     }
     return next((kind for part, kind in kinds.items() if part in path), "object")

@@ -93,6 +93,24 @@ def leave_out(batch: Batch, identities: Collection[str]) -> Batch:
     return batch.model_copy(update=changes)
 
 
+def cut_batch(batch: Batch, reached: dict[str, int]) -> tuple[Batch, bool]:
+    """The batch without what its readers did not get to, and whether it must be staged again, under another id.
+
+    It keeps its id where nothing behind was read: whoever reads the same batch may get further or less far. One of them
+    commits it, with the position that it reached, and for the others it is done.
+
+    Args:
+        reached: where parts were not read to their ends, by their identities.
+    """
+    if not reached:
+        return batch, False
+    parts, read_behind = kafka.cut_parts([part for part in batch.parts if isinstance(part, KafkaPart)], reached)
+    changes = {"parts": parts, "contents": _describe(parts)}
+    if read_behind:
+        changes["batch_id"] = _batch_id(batch.previous, parts)
+    return batch.model_copy(update=changes), read_behind
+
+
 def position_after(lake: Lake, batch: Batch) -> str:
     """The source's position once this batch is committed; a batch without parts has none."""
     match batch.parts[0]:

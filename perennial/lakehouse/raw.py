@@ -9,6 +9,7 @@ from pyiceberg.table import Table
 
 from perennial.lakehouse.evolution import Declared
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.partition import partition_by_day
 from perennial.lakehouse.personal import open_pseudonyms
 from perennial.lakehouse.tables import Identifier, current_snapshot_id, ensure_table, read_columns
 from perennial.rules.arrival import where_declared
@@ -71,7 +72,8 @@ def log_schema(source: Source, *provenance: str) -> pa.Schema:
 
 
 def ensure_raw(lake: Lake, pipeline: str, source: Source) -> Table:
-    """A source's raw table, with the columns of its contract as far as its policy accepts the difference.
+    """A source's raw table, with the columns of its contract as far as its policy accepts the difference, and partitioned as
+    the source declares it.
 
     Raises:
         SchemaRefused: it does not; the message shows the difference and how to accept it. Nothing was changed.
@@ -87,7 +89,8 @@ def ensure_raw(lake: Lake, pipeline: str, source: Source) -> Table:
     if source.personal:  # the column says so itself: neither the marking nor the key can change unnoticed
         mark = {"doc": f"{PSEUDONYM} (key {open_pseudonyms(lake, pipeline).fingerprint})"}
         schema = pa.schema([f.with_metadata(mark) if f.name in source.personal else f for f in schema])
-    return ensure_table(lake, raw_table(lake, pipeline, source.name), schema, declared=declared)
+    table = ensure_table(lake, raw_table(lake, pipeline, source.name), schema, declared=declared)
+    return partition_by_day(lake, table, source.event_time if source.partition == "day" else None)
 
 
 def published_rows(table: Table) -> list[int]:

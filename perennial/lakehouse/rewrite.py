@@ -1,21 +1,19 @@
 """Data files written again: small ones together, and without the rows whose time is over."""
 
-import uuid
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, GreaterThanOrEqual, IsNull, Or
-from pyiceberg.io.pyarrow import ArrowScan, ParquetFormatModel, schema_to_pyarrow
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.types import TimestamptzType
 
+from perennial.lakehouse.data_files import DataFiles
 from perennial.rules.upkeep import SizedFile, pack
-
-TARGET_BYTES = 64 << 20  # of a data file on S3
-ROW_GROUP_BYTES = 64 << 20  # of rows in memory
 
 
 class RowsDiffer(RuntimeError):
@@ -24,10 +22,9 @@ class RowsDiffer(RuntimeError):
 
 def plan_compaction(table: Table, target_bytes: int) -> list[list[DataFile]]:
     """Groups of live files to be written together, each about one file's worth; none when there is nothing to do."""
-    spec = table.spec().spec_id
-    tasks = [task for task in table.scan().plan_files() if task.file.spec_id == spec and not task.delete_files]
-    by_path = {task.file.file_path: task.file for task in tasks}
-    sized = [SizedFile(f.file_path, f.file_size_in_bytes, repr(f.partition)) for f in by_path.values()]
+    files = [task.file for task in table.scan().plan_files() if not task.delete_files]
+    by_path = {file.file_path: file for file in files}
+    sized = [SizedFile(f.file_path, f.file_size_in_bytes, f"{f.spec_id} {f.partition}") for f in files]
     return [[by_path[path] for path in group] for group in pack(sized, target_bytes)]
 
 
@@ -52,53 +49,28 @@ def not_older(column: str, cutoff: datetime) -> BooleanExpression:
 
 
 def rewrite(table: Table, files: Sequence[DataFile], keep: BooleanExpression | None = None) -> list[DataFile]:
-    """Write the rows of the files to one new file that no table refers to; none where no row is kept.
+    """Write the rows of the files to new ones that no table refers to, one per partition of today; none where no row is kept.
 
-    Memory is bounded by one of the files and a row group: they are read one after the other.
+    Memory is bounded by one of the files and `DataFiles`: they are read one after the other.
 
     Raises:
         RowsDiffer: rows got lost or doubled on the way.
     """
-    path = table.location_provider().new_data_location(f"{uuid.uuid4()}-rewritten.parquet")
-    output = table.io.new_output(path)
-    writer = ParquetFormatModel().create_writer(output, table.schema(), table.properties)
-    rows = 0
-    for part in _row_groups(table, files, keep or AlwaysTrue()):
-        writer.write(part)
-        rows += len(part)
-    expected = sum(file.record_count for file in files)
+    written = DataFiles(table, "rewritten", target_bytes=sys.maxsize)  # the files were chosen to fill one
+    for part in _batches(table, files, keep or AlwaysTrue()):
+        written.add(part)
+    new = written.close()
+    rows, expected = (sum(file.record_count for file in some) for some in (new, files))
     if keep is None and rows != expected:
         raise RowsDiffer(f"{expected} rows of {len(files)} files of {'.'.join(table.name())} became {rows}.")
-    if not rows:
-        return []
-    statistics = writer.close()
-    written = DataFile.from_args(
-        content=DataFileContent.DATA,
-        file_path=path,
-        file_format=FileFormat.PARQUET,
-        partition=files[0].partition,
-        file_size_in_bytes=len(output),
-        sort_order_id=None,
-        spec_id=files[0].spec_id,
-        equality_ids=None,
-        key_metadata=None,
-        **statistics.to_serialized_dict(),
-    )
-    return [written]
+    return new
 
 
-def _row_groups(table: Table, files: Sequence[DataFile], keep: BooleanExpression) -> Iterator[pa.Table]:
-    schema = schema_to_pyarrow(table.schema())  # with the columns' ids, which Iceberg reads Parquet by
+def _batches(table: Table, files: Sequence[DataFile], keep: BooleanExpression) -> Iterator[pa.Table]:
     scan = ArrowScan(table.metadata, table.io, table.schema(), keep)
-    waiting: list[pa.Table] = []
     for file in files:
         for batch in scan.to_record_batches([FileScanTask(file)]):
-            waiting.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
-            if sum(part.nbytes for part in waiting) >= ROW_GROUP_BYTES:
-                yield pa.concat_tables(waiting)
-                waiting = []
-    if any(len(part) for part in waiting):
-        yield pa.concat_tables(waiting)
+            yield pa.Table.from_batches([batch])
 
 
 def _microseconds(moment: datetime) -> int:

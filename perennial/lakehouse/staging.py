@@ -5,12 +5,22 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 import pyarrow as pa
+from pyiceberg.avro.file import AvroFile
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import DataFile, ManifestEntry, ManifestEntryStatus, ManifestFile, write_manifest
+from pyiceberg.manifest import (
+    MANIFEST_ENTRY_SCHEMAS,
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestEntry,
+    ManifestEntryStatus,
+    write_manifest,
+)
 from pyiceberg.table import Table
 
+from perennial.lakehouse.data_files import DataFiles
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.tables import Identifier, ensure_table, write_files
+from perennial.lakehouse.tables import Identifier, ensure_table
 
 
 def stage_files(lake: Lake, table: Table, files: Sequence[DataFile], batch: str) -> str:
@@ -20,7 +30,7 @@ def stage_files(lake: Lake, table: Table, files: Sequence[DataFile], batch: str)
     uri = lake.uri(f"staging/{batch}/{uuid.uuid4()}.avro")
     with write_manifest(
         format_version=2,
-        spec=table.spec(),
+        spec=table.specs()[files[0].spec_id],
         schema=table.schema(),
         output_file=table.io.new_output(uri),
         snapshot_id=0,  # none yet: the commit gives the files theirs
@@ -35,31 +45,50 @@ def stage_files(lake: Lake, table: Table, files: Sequence[DataFile], batch: str)
     return uri
 
 
-def stage_rows(lake: Lake, identifier: Identifier, schema: pa.Schema | None, rows: pl.DataFrame, batch: str) -> str:
-    """Write rows as data files of a table; return the manifest's URI, "" without rows.
+class StagedRows:
+    """Rows of a batch on their way into staged data files of a table. Memory: see `DataFiles`.
 
     Args:
-        schema: the columns of a table that is made, or changed, if need be; None: it got its columns before.
+        schema: the columns of a table that is made, or changed, once there is a row for it; None: it got its columns before.
     """
-    if rows.is_empty():
-        return ""
-    table = ensure_table(lake, identifier, schema) if schema else lake.catalog().load_table(identifier)
-    return stage_files(lake, table, write_files(table, rows.to_arrow(), batch), batch)
+
+    def __init__(self, lake: Lake, identifier: Identifier, batch: str, schema: pa.Schema | None = None) -> None:
+        self.lake, self.identifier, self.batch, self.schema = lake, identifier, batch, schema
+        self._files: DataFiles | None = None
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Take rows with some or all of the table's columns."""
+        if rows.is_empty():
+            return
+        if self._files is None:
+            lake, name = self.lake, self.identifier
+            table = ensure_table(lake, name, self.schema) if self.schema else lake.catalog().load_table(name)
+            self._files = DataFiles(table, self.batch)
+        self._files.add(rows)
+
+    def stage(self) -> str:
+        """Bring the files to S3; return the URI of the manifest that names them, "" where there were no rows."""
+        return stage_files(self.lake, self._files.table, self._files.close(), self.batch) if self._files else ""
 
 
 def staged_files(table: Table, manifests: Iterable[str]) -> list[DataFile]:
     """The data files that staged manifests name."""
-    spec_id = table.spec().spec_id
-    return [entry.data_file for uri in manifests for entry in _entries(table.io, uri, spec_id)]
+    return [file for uri in manifests for file in _read(table.io, uri)]
 
 
 def staged_paths(io: FileIO, uri: str) -> list[str]:
     """The addresses of the data files that a staged manifest names; what is no manifest names none."""
-    return [] if not uri.endswith(".avro") else [entry.data_file.file_path for entry in _entries(io, uri, 0)]
+    return [] if not uri.endswith(".avro") else [file.file_path for file in _read(io, uri)]
 
 
-def _entries(io: FileIO, uri: str, spec_id: int) -> list[ManifestEntry]:
-    manifest = ManifestFile.from_args(
-        manifest_path=uri, manifest_length=len(io.new_input(uri)), partition_spec_id=spec_id, added_snapshot_id=0
-    )
-    return manifest.fetch_manifest_entry(io)
+def _read(io: FileIO, uri: str) -> list[DataFile]:
+    with AvroFile[ManifestEntry](
+        io.new_input(uri),
+        MANIFEST_ENTRY_SCHEMAS[2],
+        read_types={-1: ManifestEntry, 2: DataFile},
+        read_enums={0: ManifestEntryStatus, 101: FileFormat, 134: DataFileContent},
+    ) as reader:
+        files = [entry.data_file for entry in reader]
+        for file in files:  # the table may have been partitioned otherwise meanwhile
+            file.spec_id = int(reader.header.meta["partition-spec-id"])
+        return files

@@ -1,22 +1,20 @@
 """Iceberg tables: made with our properties, read at a snapshot, written as files that no table refers to yet."""
 
-import itertools
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
-from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
+from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import DataFile
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import FileScanTask, Table
 from sqlalchemy.exc import IntegrityError
 
+from perennial.lakehouse.data_files import DataFiles
 from perennial.lakehouse.evolution import Declared, evolve_table
 from perennial.lakehouse.lake import Lake
-from perennial.rules.schema import SchemaRefused
 
 Identifier = tuple[str, str]
 
@@ -25,9 +23,6 @@ PROPERTIES = {
     "commit.retry.num-retries": "0",  # the committer looks before it tries again; pyiceberg's own retry does not
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
-    "commit.manifest-merge.enabled": "true",  # else every commit reads and writes the list of all manifests before it
-    "commit.manifest.min-count-to-merge": "20",
-    "commit.manifest.target-size-bytes": "65536",  # of some 500 files: a merge reads and writes all that it merges
     "write.parquet.compression-codec": "zstd",
 }
 
@@ -70,33 +65,9 @@ def ensure_table(
 
 def write_files(table: Table, rows: pa.Table, batch: str, part: int = 0) -> list[DataFile]:
     """Write rows as data files that no table refers to yet; their names carry the batch and the part of it."""
-    rows = conform(rows, table)
-    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{batch}/{part}/{uuid.uuid4()}")  # an attempt never overwrites another's
-    return list(
-        _dataframe_to_data_files(
-            table_metadata=table.metadata, df=rows, io=table.io, write_uuid=name, counter=itertools.count(part * 1000)
-        )
-    )
-
-
-def conform(rows: pa.Table, table: Table) -> pa.Table:
-    """The rows with exactly the table's columns, in its order and types; columns the rows lack become null.
-
-    Raises:
-        SchemaRefused: the rows have a column that the table does not: another run renamed it meanwhile.
-    """
-    target = table.schema().as_arrow()
-    strange = [name for name in rows.column_names if name not in target.names]
-    if strange:
-        raise SchemaRefused(
-            f"{'.'.join(table.name())} has no columns {strange} any more: a run with another version of the pipeline's file "
-            "changed the table meanwhile. Nothing of this batch was published. Run again with the newer file."
-        )
-    columns = [
-        rows.column(field.name).cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
-        for field in target
-    ]
-    return pa.Table.from_arrays(columns, schema=target)
+    files = DataFiles(table, batch, part)
+    files.add(rows)
+    return files.close()
 
 
 def current_snapshot_id(lake: Lake, identifier: Identifier) -> int | None:

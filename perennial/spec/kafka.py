@@ -30,6 +30,7 @@ class Kafka(Source):
         settings: more settings of librdkafka, such as `{"security.protocol": "SASL_SSL"}`.
         secrets: settings whose values are secrets, by the secrets' names: `{"sasl.password": "kafka_password"}`.
         maximum_messages: that one batch brings in at most; the rest waits for the next run.
+        maximum_bytes: of messages that one batch brings in at most, and a few messages more; the rest waits likewise.
         accept_loss: go on where messages expired before they were read; else the run fails and says how many.
     """
 
@@ -40,6 +41,7 @@ class Kafka(Source):
     settings: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     secrets: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     maximum_messages: int = field(default=5_000_000, kw_only=True)
+    maximum_bytes: int = field(default=4 << 30, kw_only=True)
     accept_loss: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class Kafka(Source):
             json.loads(schema)
         if self.maximum_messages < 1:
             raise ValueError(f"{here}: maximum_messages {self.maximum_messages} must be at least 1.")
+        if self.maximum_bytes < 1:
+            raise ValueError(f"{here}: maximum_bytes {self.maximum_bytes} must be at least 1.")
         for name in {*self.settings, *self.secrets} & {*OWN_SETTINGS}:
             raise ValueError(f"{here}: the setting {name!r} is Perennial's own; leave it out.")
         for name in self.settings:

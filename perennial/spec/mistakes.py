@@ -7,7 +7,7 @@ import polars as pl
 
 from perennial.spec.checks import References
 from perennial.spec.pipeline import Pipeline
-from perennial.spec.sources import Files, SchemaPolicy, Source
+from perennial.spec.sources import Files, Partition, SchemaPolicy, Source
 
 
 def find_misdeclared(source: Source, columns: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -49,6 +49,14 @@ def find_misdeclared(source: Source, columns: Mapping[str, Any]) -> Iterator[tup
         elif json.column not in columns:
             yield f"{here}: there is no column {json.column!r}; there are {list(columns)}.", ["flatten", json.column]
         yield from ((f"{here}: {mistake}", ["flatten", name]) for mistake in json.mistakes())
+    if source.partition not in (None, *get_args(Partition)):
+        message = (
+            f"partition {source.partition!r} of {source.name!r} must be one of {get_args(Partition)}, or left out."
+        )
+        yield message, ["partition", str(source.partition)]
+    elif source.partition and source.event_time is None:
+        message = f"source {source.name!r} is partitioned by {source.partition}, of what? Name its event_time."
+        yield message, ["partition", source.partition]
     if isinstance(source.personal, str):
         message = f"personal of source {source.name!r} must be a list: [{source.personal!r}]."
         yield message, ["personal", source.personal]

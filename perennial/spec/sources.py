@@ -40,6 +40,8 @@ Known = Before | At | None
 """None: a row is known when the run that brings it in says so, at its `as_of`."""
 
 
+Partition = Literal["day"]
+
 SchemaPolicy = Literal["forbid", "additive", "promote"]
 """Which changes of its columns a source accepts: none; new ones and ones left out; wider types as well."""
 
@@ -71,6 +73,10 @@ class Source:
             columns that are new or left out, `promote` wider types as well (docs/schema-changes.md).
         renamed: former names of columns, in the table and in what arrives, and what each is called today; None: the
             column is gone from the contract, and no other one is it.
+        partition: `day` keeps the rows of each day of `event_time` (UTC) in files of their own, for sources of which a day
+            fills files of some megabytes; None, the default, keeps rows together as they arrive, because a table of many
+            small files is read and written more slowly (docs/decisions/0014-day-partitions.md). Either can be declared at
+            any time: it holds for what is written from then on.
         personal: columns of text that tell who somebody is. The contract judges them as they arrive; tables, quarantine
             and reports get keyed pseudonyms in their place (docs/personal-data.md).
         flatten: columns that features, joins and histories find beside the contract's, made from nested JSON.
@@ -93,6 +99,7 @@ class Source:
     renamed: Mapping[str, str | None] = field(default_factory=dict, kw_only=True)
     personal: Sequence[str] = field(default=(), kw_only=True)
     flatten: Mapping[str, Json] = field(default_factory=dict, kw_only=True)
+    partition: Partition | None = field(default=None, kw_only=True)
 
 
 FileFormat = Literal["csv", "jsonl", "parquet", "avro"]

@@ -18,6 +18,7 @@ from perennial.rules.contract import check_block
 from perennial.rules.unique import Around
 from perennial.spec.sources import Files, Source
 from ray_jobs.ingest.chunks import Arrived, PartsUnreadable
+from ray_jobs.ingest.kafka import Limit
 from ray_jobs.ingest.kept import broken_rows, held_bytes, refused_rows
 from ray_jobs.ingest.read import read_parts
 
@@ -40,13 +41,20 @@ class StagedBlock:
 
 
 def judge_parts(
-    lake: Lake, pipeline: str, source: Source, parts: Sequence[Part], around: Around, refused: bool
+    lake: Lake,
+    pipeline: str,
+    source: Source,
+    parts: Sequence[Part],
+    around: Around,
+    refused: bool,
+    limit: Limit,
 ) -> Iterator[StagedBlock]:
     """Yield the parts' rows, judged.
 
     Args:
         around: what a block cannot see by itself.
         refused: all rows go to quarantine.
+        limit: of what messages may have together.
 
     Raises:
         SchemaRefused: a file's columns are not what the source's policy accepts.
@@ -55,7 +63,7 @@ def judge_parts(
     pseudonyms = open_pseudonyms(lake, pipeline) if source.personal else None
     around = replace(around, pseudonyms=pseudonyms)  # only now: a key does not travel
     hide = partial(keep, source, pseudonyms) if pseudonyms else None
-    for rows, unreadable in _read(lake, source, parts):
+    for rows, unreadable in _read(lake, source, parts, limit):
         fault_point("read")
         fitted, warned = fit_columns(pipeline, source, rows, from_header=_from_header(source, rows))
         try:
@@ -75,9 +83,9 @@ def judge_parts(
             yield StagedBlock(good, broken_rows(rows, checked, unreadable, hide), counts, checked.prints)
 
 
-def _read(lake: Lake, source: Source, parts: Sequence[Part]) -> Iterator[Arrived]:
+def _read(lake: Lake, source: Source, parts: Sequence[Part], limit: Limit) -> Iterator[Arrived]:
     try:
-        yield from read_parts(lake, source, parts, BLOCK_BYTES)
+        yield from read_parts(lake, source, parts, BLOCK_BYTES, limit)
     except PartsUnreadable as error:
         if not source.personal:
             raise

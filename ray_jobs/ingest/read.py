@@ -10,7 +10,7 @@ from perennial.spec.kafka import Kafka
 from perennial.spec.sources import Files, Source
 from ray_jobs.ingest.chunks import Arrived
 from ray_jobs.ingest.files import read_files
-from ray_jobs.ingest.kafka import read_kafka
+from ray_jobs.ingest.kafka import Limit, read_kafka
 from ray_jobs.ingest.split import split_files
 
 
@@ -23,8 +23,11 @@ def split_parts(lake: Lake, source: Source, parts: Sequence[Part], slots: int) -
             return list(parts)
 
 
-def read_parts(lake: Lake, source: Source, parts: Sequence[Part], block_bytes: int) -> Iterator[Arrived]:
+def read_parts(lake: Lake, source: Source, parts: Sequence[Part], block_bytes: int, limit: Limit) -> Iterator[Arrived]:
     """Yield blocks of at most about `block_bytes`, so that a reader's memory does not grow with its parts.
+
+    Args:
+        limit: of what messages may have together.
 
     Raises:
         PartsUnreadable: the parts at fault; a technical failure is raised as itself.
@@ -33,6 +36,8 @@ def read_parts(lake: Lake, source: Source, parts: Sequence[Part], block_bytes: i
         case Files():
             yield from read_files(lake, source, [part for part in parts if isinstance(part, FilePart)], block_bytes)
         case Kafka():
-            yield from read_kafka(lake, source, [part for part in parts if isinstance(part, KafkaPart)], block_bytes)
+            yield from read_kafka(
+                lake, source, [part for part in parts if isinstance(part, KafkaPart)], block_bytes, limit
+            )
         case _:
             raise TypeError(f"source {source.name!r}: nothing is known of the kind {type(source).__name__}.")

@@ -20,7 +20,7 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.personal import open_pseudonyms
 from perennial.lakehouse.quarantine import Repair, open_rows, repaired_before
 from perennial.lakehouse.raw import QUARANTINE, REPAIRED_AT, raw_table, read_references
-from perennial.lakehouse.staging import stage_rows
+from perennial.lakehouse.staging import StagedRows
 from perennial.lakehouse.tables import current_snapshot_id
 from perennial.rules.arrival import fit_kept, without_values
 from perennial.rules.batch import BatchCounts, FailedCheck
@@ -34,7 +34,6 @@ from perennial.spec.sources import Source
 from ray_jobs.ingest.repeated import find_repeated, stage_fingerprints
 
 _QUOTED = re.compile(r'"([^"]+)"')
-FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
 
 
 class RepairRequest(BaseModel, frozen=True):
@@ -119,7 +118,7 @@ def _total(reports: list[dict[str, str]]) -> BatchCounts:
 
 
 class StageRepair:
-    """Repairs the rows of one block's quarantine files; yields a row for every data file's worth that passed."""
+    """Repairs the rows of one block's quarantine files; yields a row that tells what was written."""
 
     def __init__(self, request: RepairRequest, repaired: pl.DataFrame, around: Around) -> None:
         self.request, self.repaired, self.around = request, repaired, around
@@ -130,15 +129,22 @@ class StageRepair:
         source = load_pipeline(request.repair.pipeline, request.pipelines).source(request.repair.source)
         pseudonyms = open_pseudonyms(request.lake, request.repair.pipeline) if source.personal else None
         around = replace(self.around, pseudonyms=pseudonyms)
-        waiting: list[RepairedRows] = []
-        for rows in self._read(block["path"].to_pylist()):
-            for part in rows.partition_by("batch_id", "arrived_schema", maintain_order=True):
-                waiting.append(repair_rows(source, part, request.committed_at, around))
-                if sum(part.good.estimated_size() for part in waiting) > FILE_BYTES:
-                    yield self._write(source, waiting)
-                    waiting = []
-        if waiting:
-            yield self._write(source, waiting)
+        lake, repair = request.lake, request.repair
+        table = raw_table(lake, repair.pipeline, source.name)
+        rows, counts, prints = StagedRows(lake, table, repair.repair_id), [], []
+        for quarantined in self._read(block["path"].to_pylist()):
+            for part in quarantined.partition_by("batch_id", "arrived_schema", maintain_order=True):
+                repaired = repair_rows(source, part, request.committed_at, around)
+                rows.add(repaired.good)
+                counts.append(repaired.counts)
+                if repaired.prints is not None and not self.around.repeated:
+                    prints.append(repaired.prints)
+        report = {
+            "prints": stage_fingerprints(lake, repair.repair_id, pl.concat(prints)) if prints else "",
+            "counts": BatchCounts.total(counts).model_dump_json(),
+            "rows": rows.stage(),
+        }
+        yield pa.Table.from_pylist([report])
 
     def _read(self, paths: list[str]) -> Iterator[pl.DataFrame]:
         """The rows of each file that the repair is of and that are open."""
@@ -153,19 +159,6 @@ class StageRepair:
             # rows that an older version wrote lack columns
             rows = pl.concat([columns, pl.DataFrame(pl.from_arrow(arrow))], how="diagonal")
             yield open_rows(rows.filter(failed), self.repaired)
-
-    def _write(self, source: Source, waiting: list[RepairedRows]) -> pa.Table:
-        lake, repair = self.request.lake, self.request.repair
-        table = raw_table(lake, repair.pipeline, source.name)
-        good = [part.good for part in waiting if len(part.good)]
-        rows = pl.concat(good) if good else pl.DataFrame()
-        prints = [part.prints for part in waiting if part.prints is not None and not self.around.repeated]
-        report = {
-            "prints": stage_fingerprints(lake, repair.repair_id, pl.concat(prints)) if prints else "",
-            "counts": BatchCounts.total(part.counts for part in waiting).model_dump_json(),
-            "rows": stage_rows(lake, table, None, rows, repair.repair_id),
-        }
-        return pa.Table.from_pylist([report])
 
 
 def repair_rows(source: Source, kept: pl.DataFrame, repaired_at: datetime, around: Around) -> RepairedRows:

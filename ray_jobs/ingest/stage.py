@@ -2,9 +2,10 @@
 
 import heapq
 import json
+import math
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,23 +16,23 @@ from pydantic import BaseModel
 
 from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.positions import Batch, Part, changed_parts, leave_out
-from perennial.lakehouse.raw import QUARANTINE, raw_table, read_references
-from perennial.lakehouse.staging import stage_rows
+from perennial.lakehouse.positions import Batch, Part, changed_parts, cut_batch, leave_out
+from perennial.lakehouse.raw import raw_table, read_references
 from perennial.lakehouse.tables import current_snapshot_id
 from perennial.rules.batch import BatchCounts
-from perennial.rules.features import contract_hash, known_at
 from perennial.rules.schema import SchemaRefused
 from perennial.rules.unique import Around
+from perennial.spec.kafka import Kafka
 from perennial.spec.load import load_pipeline
 from perennial.spec.sources import Source
 from ray_jobs.ingest.chunks import PartsUnreadable
-from ray_jobs.ingest.judge import StagedBlock, judge_parts
-from ray_jobs.ingest.kept import quarantine_rows
+from ray_jobs.ingest.halves import Halves, report
+from ray_jobs.ingest.judge import judge_parts
+from ray_jobs.ingest.kafka import Limit
 from ray_jobs.ingest.read import split_parts
 from ray_jobs.ingest.repeated import Repeated, find_repeated, stage_fingerprints
 
-FILE_BYTES = 128 * 1024 * 1024  # of rows in memory, before a data file is closed
+PRINTS_BYTES = 64 << 20  # of fingerprints in memory, before they are brought to S3
 
 
 class StageRequest(BaseModel, frozen=True):
@@ -69,13 +70,35 @@ class StagedBatch(BaseModel, frozen=True):
         return 0 if self.refusal else self.counts.rows - self.counts.quarantined_rows
 
 
-def stage(request: StageRequest) -> StagedBatch:
-    """Stage a batch. Memory is bounded by a block and a data file per slot, whatever the batch's size.
+@dataclass(frozen=True)
+class Workers:
+    """Where parts are read, judged and written: by `run`, in at most `slots` hands at once, each with indices of parts."""
+
+    slots: int
+    run: "Callable[[StageParts, list[list[int]]], list[dict[str, str]]]"
+
+
+def ray_workers() -> Workers:
+    """Tasks of Ray Data, one per CPU of the cluster."""
+
+    def run(work: "StageParts", hands: list[list[int]]) -> list[dict[str, str]]:
+        blocks = ray.data.from_items([{"parts": hand} for hand in hands], override_num_blocks=len(hands))
+        # One callable reads, parses, checks and writes: rows never cross the object store.
+        written = blocks.map_batches(work, batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+        # What the blocks report rides along with them: asking the dataset again would run the plan again.
+        return list(written.take_all())
+
+    return Workers(int(ray.cluster_resources().get("CPU", 1)), run)  # type: ignore[no-untyped-call]  # Ray has no types here
+
+
+def stage(request: StageRequest, workers: Workers | None = None) -> StagedBatch:
+    """Stage a batch, by default on Ray. Memory is bounded by a block and the rows of some row groups per slot, whatever the batch's size.
 
     Parts that changed while they were read, or that cannot be read at all, are left out, and the others are staged
     again: rows of theirs may be in the data files already. Parts left out stay new for the next run. Where rows share
     values that must be unique with rows of other blocks or of the table, the batch is staged again, told of them.
     """
+    workers = workers or ray_workers()
     pipeline = load_pipeline(request.batch.pipeline, request.pipelines)
     source = pipeline.source(request.batch.source)
     # read once, so that all blocks are judged by the same keys
@@ -84,13 +107,18 @@ def stage(request: StageRequest) -> StagedBatch:
     reports: list[dict[str, str]] = []
     unreadable: dict[str, str] = {}
     snapshot = None
+    limit = source.maximum_bytes if isinstance(source, Kafka) and not request.refused else None
     while not request.batch.is_empty:
-        reports = _stage_once(request, source, around)
+        reports = _stage_once(request, source, around, workers, limit)
+        cut, again = cut_batch(request.batch, _reached(reports))
+        request, limit = request.model_copy(update={"batch": cut}), None
+        if again:
+            continue
         left_out = _left_out(request, source, reports)
         if not left_out:
             snapshot = current_snapshot_id(request.lake, raw_table(request.lake, pipeline.name, source.name))
             if repeated := _find_repeated(request, source, reports, snapshot, around.seed):
-                reports = _stage_once(request, source, replace(around, repeated=repeated))
+                reports = _stage_once(request, source, replace(around, repeated=repeated), workers)
                 left_out = _left_out(request, source, reports)
         if not left_out:
             break
@@ -99,49 +127,52 @@ def stage(request: StageRequest) -> StagedBatch:
     return StagedBatch(
         batch=request.batch,
         counts=_total(reports),
-        rows=[report["rows"] for report in reports if report["rows"]],
-        quarantine=[report["quarantine"] for report in reports if report["quarantine"]],
+        rows=[told["rows"] for told in reports if told["rows"]],
+        quarantine=[told["quarantine"] for told in reports if told["quarantine"]],
         unreadable=unreadable,
         compared_with=snapshot if source.same_key == "violation" else None,
     )
 
 
-def _stage_once(request: StageRequest, source: Source, around: Around) -> list[dict[str, str]]:
-    slots = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # Ray has no types here
-    parts = split_parts(request.lake, source, request.batch.parts, slots)
-    hands = deal_parts(parts, slots)
-    blocks = ray.data.from_items([{"parts": hand} for hand in hands], override_num_blocks=len(hands))
-    # One callable reads, parses, checks and writes: rows never cross the object store.
-    written = blocks.map_batches(
-        StageParts(request, parts, around), batch_format="pyarrow", batch_size=None, num_cpus=0.5
-    )
-    # What the blocks report rides along with them: asking the dataset again would run the plan again.
-    reports = list(written.take_all())
-    if refusals := [report["refused"] for report in reports if report["refused"]]:
+def _stage_once(
+    request: StageRequest, source: Source, around: Around, workers: Workers, limit: int | None = None
+) -> list[dict[str, str]]:
+    parts = split_parts(request.lake, source, request.batch.parts, workers.slots)
+    hands = deal_parts(parts, workers.slots)
+    reports = workers.run(StageParts(request, parts, around, limit and max(1, limit // len(hands))), hands)
+    if refusals := [told["refused"] for told in reports if told["refused"]]:
         raise SchemaRefused("\n".join(dict.fromkeys(refusals)))
     fault_point("files-written")
     return reports
+
+
+def _reached(reports: list[dict[str, str]]) -> dict[str, int]:
+    """Where parts were not read to their ends, by their identities."""
+    reached: dict[str, int] = {}
+    for told in reports:
+        reached |= json.loads(told["reached"])
+    return reached
 
 
 def _left_out(request: StageRequest, source: Source, reports: list[dict[str, str]]) -> dict[str, str]:
     """Parts whose rows must not be published, and what is wrong with each; nothing is, where it has only changed."""
     changed = dict.fromkeys(changed_parts(request.lake, source, request.batch), "")
     reasons: dict[str, str] = {}
-    for report in reports:
-        reasons |= json.loads(report["unreadable"])
+    for told in reports:
+        reasons |= json.loads(told["unreadable"])
     return reasons | changed
 
 
 def _find_repeated(
     request: StageRequest, source: Source, reports: list[dict[str, str]], snapshot: int | None, seed: int
 ) -> Repeated:
-    prints = [report["prints"] for report in reports if report["prints"]]
+    prints = [told["prints"] for told in reports if told["prints"]]
     rows = _total(reports).rows
     return find_repeated(request.lake, request.pipelines, request.batch, source, prints, rows, snapshot, seed)
 
 
 def _total(reports: list[dict[str, str]]) -> BatchCounts:
-    return BatchCounts.total(BatchCounts.model_validate_json(report["counts"]) for report in reports)
+    return BatchCounts.total(BatchCounts.model_validate_json(told["counts"]) for told in reports)
 
 
 def deal_parts(parts: Sequence[Part], slots: int) -> list[list[int]]:
@@ -156,69 +187,39 @@ def deal_parts(parts: Sequence[Part], slots: int) -> list[list[int]]:
 
 
 class StageParts:
-    """Stages the parts of one block and yields a row of what it wrote for every data file's worth of rows."""
+    """Stages the parts of one block; yields rows that tell what was written.
 
-    def __init__(self, request: StageRequest, parts: Sequence[Part], around: Around) -> None:
-        self.request, self.parts, self.around = request, parts, around
+    Args:
+        limit: bytes of messages that one block may bring in; None: all there are.
+    """
+
+    def __init__(self, request: StageRequest, parts: Sequence[Part], around: Around, limit: int | None = None) -> None:
+        self.request, self.parts, self.around, self.limit = request, parts, around, limit
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """See the class."""
-        request, waiting = self.request, list[StagedBlock]()
-        source = load_pipeline(request.batch.pipeline, request.pipelines).source(request.batch.source)
-        for hand in block["parts"].to_pylist():
-            parts = [self.parts[index] for index in hand]
-            try:
-                for checked in judge_parts(
-                    request.lake, request.batch.pipeline, source, parts, self.around, request.refused
-                ):
-                    waiting.append(checked)
-                    if sum(part.bytes for part in waiting) > FILE_BYTES:
-                        yield self._write(waiting)
-                        waiting = []
-            except SchemaRefused as refusal:  # handed on as a row: Ray would make a traceback of it
-                yield _report(refused=str(refusal))
-                return
-            except PartsUnreadable as error:
-                yield _report(unreadable=json.dumps(error.reasons))
-                return  # nothing that was read beside them can be used
-        if waiting:
-            yield self._write(waiting)
-
-    def _write(self, parts: list[StagedBlock]) -> pa.Table:
         request, batch = self.request, self.request.batch
         source = load_pipeline(batch.pipeline, request.pipelines).source(batch.source)
-        good = pl.concat([part.good for part in parts])
-        version = contract_hash(source)
-        rows = known_at(source, good, batch.as_of).with_columns(
-            _source=pl.lit(source.name),
-            _batch_id=pl.lit(batch.batch_id),
-            _committed_at=pl.lit(request.committed_at).cast(pl.Datetime("us", "UTC")),
-            _contract_version=pl.lit(version),
-        )
-        broken = quarantine_rows(
-            pl.concat([part.kept for part in parts]),
-            source=source.name,
-            batch_id=batch.batch_id,
-            run_id=request.run_id,
-            contract_version=version,
-            as_of=batch.as_of,
-            at=request.committed_at,
-        )
-        lake, table = request.lake, raw_table(request.lake, batch.pipeline, source.name)
-        quarantine = lake.table(batch.pipeline, "quarantine")
-        published = stage_rows(lake, table, None, rows, batch.batch_id)
-        fault_point("files-half-written")
-        prints = [part.prints for part in parts if part.prints is not None and not self.around.repeated]
-        return _report(
-            prints=stage_fingerprints(request.lake, batch.batch_id, pl.concat(prints)) if prints else "",
-            counts=BatchCounts.total(part.counts for part in parts).model_dump_json(),
-            rows=published,
-            quarantine=stage_rows(lake, quarantine, QUARANTINE, broken, batch.batch_id),
-        )
+        parts = [self.parts[index] for hand in block["parts"].to_pylist() for index in hand]
+        out, limit = Halves(request, source), Limit(self.limit or math.inf)
+        prints: list[pl.DataFrame] = []
+        try:
+            for judged in judge_parts(request.lake, batch.pipeline, source, parts, self.around, request.refused, limit):
+                out.add(judged)
+                if judged.prints is not None and not self.around.repeated:
+                    prints.append(judged.prints)
+                if sum(part.estimated_size() for part in prints) > PRINTS_BYTES:
+                    yield report(prints=self._stage_prints(prints))
+                    prints = []
+        except SchemaRefused as refusal:  # handed on as a row: Ray would make a traceback of it
+            yield report(refused=str(refusal))
+            return
+        except PartsUnreadable as error:
+            yield report(unreadable=json.dumps(error.reasons))
+            return  # nothing that was read beside them can be used
+        yield out.stage(self._stage_prints(prints), limit.reached)
 
-
-def _report(**found: str) -> pa.Table:
-    nothing = {"prints": "", "rows": "", "quarantine": "", "unreadable": "{}", "refused": ""}
-    return pa.Table.from_pylist(
-        [{**nothing, "counts": BatchCounts(rows=0, quarantined_rows=0).model_dump_json(), **found}]
-    )
+    def _stage_prints(self, prints: list[pl.DataFrame]) -> str:
+        if not prints:
+            return ""
+        return stage_fingerprints(self.request.lake, self.request.batch.batch_id, pl.concat(prints))

@@ -12,8 +12,9 @@ from pyiceberg.table import Table
 
 from perennial.lakehouse.commit import has_delete_files, rewrite_once
 from perennial.lakehouse.condemned import FilesGone
+from perennial.lakehouse.data_files import TARGET_BYTES
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.rewrite import TARGET_BYTES, not_older, plan_compaction, plan_retention, rewrite
+from perennial.lakehouse.rewrite import not_older, plan_compaction, plan_retention, rewrite
 from perennial.lakehouse.staging import stage_files, staged_files
 
 PLANS = 5  # how often another run may be faster before this one leaves the field to it

@@ -107,3 +107,19 @@ def test_the_later_of_two_messages_with_one_key_is_what_is_known(web: Settings, 
     assert brought(web) == 11
     known = read_known(lake, load_pipeline("web", web.pipelines_dir), "clicks", NOON)
     assert known["page"].to_list() == ["/10"]
+
+
+def test_a_run_brings_in_so_many_bytes_and_the_next_ones_the_rest(web: Settings, lake: Lake, brokers: Brokers) -> None:
+    declare(web.pipelines_dir, brokers, "maximum_bytes=300_000")
+    for partition in range(3):
+        clicks = [
+            {"click_id": partition * 400 + n, "at": "2024-05-01T12:00:00Z", "page": "x" * 2_000} for n in range(400)
+        ]
+        brokers.send("clicks", clicks, partition, key=b"k")
+    counts = [brought(web)]
+    while counts[-1]:
+        counts.append(brought(web))
+    assert sum(counts) == 1200
+    assert len(counts) > 4
+    assert max(counts) < 500
+    assert sorted(rows(lake, "raw_clicks")["click_id"]) == list(range(1200))

@@ -115,6 +115,29 @@ def plan_parts(topic: Topic, position: Position, source: Kafka) -> list[KafkaPar
     return [parts[0].model_copy(update={"waiting": waiting, "idle": idle}), *parts[1:]]
 
 
+def cut_parts(parts: Sequence[KafkaPart], reached: dict[str, int]) -> tuple[list[KafkaPart], bool]:
+    """The parts up to where their readers stopped, and whether messages behind that were read, by other readers.
+
+    Args:
+        reached: the next offset of each part that was not read to its end, by its identity.
+    """
+    kept: list[KafkaPart] = []
+    stopped: dict[int, int] = {}
+    read_behind = False
+    for part in parts:  # in the order of their offsets
+        end = reached.get(part.identity, part.end)
+        if part.partition in stopped:
+            read_behind = read_behind or end > part.start
+            continue
+        if end < part.end:
+            stopped[part.partition] = part.start - part.lost  # what was lost is told when messages behind it are read
+        if end > part.start:
+            kept.append(part.model_copy(update={"end": end}))
+    waiting = parts[0].waiting + sum(part.weight for part in parts) - sum(part.weight for part in kept)
+    idle = parts[0].idle | {p: start for p, start in stopped.items() if all(part.partition != p for part in kept)}
+    return [kept[0].model_copy(update={"waiting": waiting, "idle": idle}), *kept[1:]], read_behind
+
+
 def share_out(wanted: dict[int, int], maximum: int) -> dict[int, int]:
     """Give each partition what it wants, or its fair share where together they want more than the maximum."""
     shares: dict[int, int] = {}

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from perennial.lakehouse.commit import append_once
+from perennial.lakehouse.data_files import conform
 from perennial.lakehouse.evolution import Declared
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.tables import conform, ensure_table, read_columns, read_snapshot
+from perennial.lakehouse.tables import ensure_table, read_columns, read_snapshot
 from perennial.rules.schema import SchemaRefused
 from tests.readers import daft_rows
 

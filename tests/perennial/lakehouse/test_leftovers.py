@@ -184,6 +184,17 @@ def test_a_writer_that_slept_through_a_sweep_does_not_publish_deleted_files(
     assert stored(lake, numbers) == [0, 1]
 
 
+def test_requests_and_results_of_jobs_go_a_week_later(lake: Lake, numbers: tuple[str, str]) -> None:
+    old, young = (lake.uri(f"jobs/{name}/{what}.json") for name, what in (("a-1", "request"), ("b-1", "result")))
+    for path in (old, young):
+        lake.files().pipe_file(path, b"{}")
+    age(lake, [old], 8 * DAYS)
+    age(lake, [young], 6 * DAYS)
+    assert [(left.kind, left.path) for left in find_leftovers(lake, [numbers], now())] == [("job", old)]
+    assert sweep(lake, numbers) == {old}
+    assert lake.files().exists(young)
+
+
 def test_uploads_that_never_ended_are_aborted_once_they_are_old(lake: Lake) -> None:
     assert abandoned_uploads(lake, now() + 2 * DAYS) == []
     key = lake.uri("warehouse/big.parquet").removeprefix(f"s3://{lake.bucket}/")

@@ -183,6 +183,18 @@ MISTAKES = {
         'renamed={"count"',
         "'count' became 'piece', which the contract does not have; it has .*'pieces'",
     ),
+    "a partition that is none": (
+        "budget_share=0.5",
+        'budget_share=0.5, partition="hour"',
+        'partition="hour"',
+        r"partition 'hour' of 'orders' must be one of \('day',\), or left out",
+    ),
+    "a partition by no time": (
+        'key=["product"]',
+        'key=["product"], partition="day"',
+        'partition="day"',
+        "source 'prices' is partitioned by day, of what. Name its event_time",
+    ),
     "a personal column that is not there": (
         "error_budget_share=0.5",
         'personal=["customer"]',

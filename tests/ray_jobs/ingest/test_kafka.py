@@ -1,5 +1,6 @@
 """Ranges of offsets, read from the cluster inside librdkafka: all their messages and no other."""
 
+import json
 from collections.abc import Iterator
 
 import pandera.polars as pa
@@ -8,9 +9,9 @@ import pytest
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.sources.brokers import KafkaUnavailable
-from perennial.lakehouse.sources.kafka import KafkaPart, MessagesLost, new_parts
+from perennial.lakehouse.sources.kafka import KafkaPart, MessagesLost, cut_parts, new_parts
 from perennial.spec import Kafka
-from ray_jobs.ingest.kafka import MESSAGES_AT_ONCE, read_kafka, rounds
+from ray_jobs.ingest.kafka import MESSAGES_AT_ONCE, Limit, read_kafka, rounds
 from tests.brokers import Brokers, running_brokers
 
 
@@ -42,7 +43,7 @@ def cut(part: KafkaPart, *ranges: tuple[int, int]) -> list[KafkaPart]:
 
 
 def read(lake: Lake, source: Kafka, parts: list[KafkaPart], block_bytes: int = 2**20) -> pl.DataFrame:
-    return pl.concat(rows for rows, _ in read_kafka(lake, source, parts, block_bytes))
+    return pl.concat(rows for rows, _ in read_kafka(lake, source, parts, block_bytes, Limit()))
 
 
 def test_ranges_of_several_partitions_bring_their_messages_and_no_other(lake: Lake, brokers: Brokers) -> None:
@@ -67,7 +68,7 @@ def test_a_block_ends_where_it_is_large_enough(lake: Lake, brokers: Brokers) -> 
     for partition in range(4):
         brokers.send("large", [{"number": 1}] * 5_000, partition)
     source = numbers(brokers, "large")
-    blocks = [len(rows) for rows, _ in read_kafka(lake, source, new_parts(lake, source, ""), block_bytes=1024)]
+    blocks = [len(rows) for rows, _ in read_kafka(lake, source, new_parts(lake, source, ""), 1024, Limit())]
     assert sum(blocks) == 20_000
     assert max(blocks) <= MESSAGES_AT_ONCE
 
@@ -94,3 +95,27 @@ def test_a_round_reads_a_partition_at_one_place() -> None:
     other = part.model_copy(update={"partition": 1})
     parts = [*cut(part, (0, 3), (3, 6)), other]
     assert [[(p.partition, p.start) for p in ranges] for ranges in rounds(parts)] == [[(0, 0), (1, 0)], [(0, 3)]]
+
+
+def test_a_reader_stops_at_its_limit_and_says_where(lake: Lake, brokers: Brokers) -> None:
+    brokers.make("limited", 2)
+    for partition in range(2):
+        brokers.send(
+            "limited", [json.dumps({"number": n, "more": "x" * 10_000}).encode() for n in range(300)], partition
+        )
+    source, limit = numbers(brokers, "limited"), Limit(2_000_000)
+    parts = new_parts(lake, source, "")
+    rows = pl.concat(rows for rows, _ in read_kafka(lake, source, parts, 2**20, limit))
+    kept, again = cut_parts(parts, limit.reached)
+    assert 190 < len(rows) < 450  # the first call takes a hundred messages, whatever their size
+    assert sum(part.weight for part in kept) == len(rows)
+    assert (kept[0].waiting, again) == (600 - len(rows), False)
+    rest = cut_rest(parts, kept)
+    both = pl.concat([rows, read(lake, source, rest)])
+    assert sorted(both["_position"]) == sorted(f"limited[{p}]@{n}" for p in range(2) for n in range(300))
+
+
+def cut_rest(parts: list[KafkaPart], kept: list[KafkaPart]) -> list[KafkaPart]:
+    """What of the parts was not kept."""
+    ends = {part.partition: part.end for part in kept}
+    return [part.model_copy(update={"start": ends.get(part.partition, part.start)}) for part in parts]

@@ -17,6 +17,7 @@ from perennial.lakehouse.sources.kafka import (
     MessagesLost,
     Position,
     alarm,
+    cut_parts,
     describe,
     new_parts,
     plan_parts,
@@ -206,3 +207,28 @@ def test_a_secret_is_opened_where_the_client_is_made_and_exactness_cannot_be_set
         clicks(settings={"auto.offset.reset": "earliest"})
     with pytest.raises(ValueError, match=r"'sasl.password' is a secret: name it in secrets="):
         clicks(settings={"sasl.password": "hunter2"})
+
+
+def part(partition: int, start: int, end: int, lost: int = 0) -> KafkaPart:
+    return KafkaPart(cluster="c", topic="clicks", topic_id="a", partition=partition, start=start, end=end, lost=lost)
+
+
+def test_parts_end_where_their_readers_stopped_and_the_rest_waits() -> None:
+    parts = [part(0, 0, 100), part(1, 0, 100), part(2, 5, 100, lost=5)]
+    reached = {parts[1].identity: 30, parts[2].identity: 5}
+    kept, again = cut_parts(parts, reached)
+    assert ranges(kept) == [(0, 0, 100), (1, 0, 30)]
+    assert (kept[0].waiting, kept[0].idle, again) == (
+        165,
+        {2: 0},
+        False,
+    )  # its loss is told once messages behind it are read
+
+
+def test_what_was_read_behind_a_gap_is_read_again() -> None:
+    parts = [part(0, 0, 100), part(0, 100, 200), part(0, 200, 300)]
+    stopped = {parts[0].identity: 40, parts[1].identity: 100, parts[2].identity: 200}
+    assert cut_parts(parts, stopped)[1] is False
+    kept, again = cut_parts(parts, stopped | {parts[1].identity: 150})
+    assert (ranges(kept), again) == ([(0, 0, 40)], True)
+    assert cut_parts(parts, {parts[0].identity: 40})[1] is True
