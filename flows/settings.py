@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 from pydantic import Field, NonNegativeInt, field_validator
@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 if TYPE_CHECKING:
     from perennial.lakehouse.lake import Lake
     from ray_jobs.serve.config import ServeConfig
+    from ray_jobs.train.config import TrainConfig
     from tasks.compute import Compute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +102,20 @@ class Settings(BaseSettings):
         default_factory=_object_store_bytes, ge=128 * 1024**2, le=4096 * GIB, description="Ray's object store."
     )
 
+    train_workers: int = Field(1, ge=1, le=1024, description="Workers that train one model together.")
+    train_maximum_workers: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Train with as many workers as there is room for, up to this; else exactly so many.",
+    )
+    train_device: Literal["auto", "cpu", "gpu"] = Field("auto", description="What workers train on; auto: GPUs if any.")
+    train_threads: int = Field(
+        1, ge=1, le=256, description="Torch threads of a worker; weights depend on their number."
+    )
+    train_worker_cpus: float = Field(1.0, gt=0, le=256, description="CPU slots a training worker takes.")
+    train_compile: bool = Field(False, description="Whether GPU workers compile the network first (torch.compile).")
+
     serve_host: str = Field(LOOPBACK, pattern=r"^[0-9A-Za-z.:-]+$", description="Interface the endpoint listens on.")
     serve_token_secret: str = Field("serve_token", pattern=SECRET, description="Secret with the clients' token.")
     ship_seconds: float = Field(2.0, gt=0, le=3600, description="Answered rows go to S3 this often.")
@@ -181,6 +196,20 @@ class Settings(BaseSettings):
             secrets_dir=self.secrets,
             serve_host=self.serve_host,
             serve_port=self.serve_port,
+        )
+
+    @property
+    def training(self) -> TrainConfig:
+        """How many workers train, and on what, as a value."""
+        from ray_jobs.train.config import TrainConfig
+
+        return TrainConfig(
+            workers=self.train_workers,
+            maximum_workers=self.train_maximum_workers,
+            device=self.train_device,
+            threads=self.train_threads,
+            worker_cpus=self.train_worker_cpus,
+            compile=self.train_compile,
         )
 
     @property

@@ -36,7 +36,7 @@ def train(
 
     version = find_trained(settings.lake, plan)
     if version is None:
-        trained = train_model(settings.compute, settings.lake, settings.pipelines_dir, plan)
+        trained = train_model(settings.compute, settings.training, settings.lake, settings.pipelines_dir, plan)
         version = register_trained(settings.lake, plan, trained)
     keep_snapshot(settings.lake, version)
     record_challenger(settings.lake, version)

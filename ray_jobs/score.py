@@ -103,7 +103,7 @@ class ScoreBlock:
         pipeline = load_pipeline(request.pipeline, request.pipelines)
         source = pipeline.entity_source
         artifact = (request.pipeline, self.version.artifact_id, self.version.manifest_sha256)
-        scorer = load_scorer(request.lake, *artifact)
+        scorer = load_scorer(request.lake, *artifact, pipeline.model)
         features = compute_features(pipeline, rows, ray.get(self.tables))
         identity = dict.fromkeys([*source.key, *([source.event_time] if source.event_time else [])])
         schema = prediction_schema({name: features[name].to_arrow().type for name in identity}, scorer.inputs)

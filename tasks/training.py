@@ -26,6 +26,7 @@ from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, show_markdown, show_table
 
 if TYPE_CHECKING:
+    from ray_jobs.train.config import TrainConfig
     from ray_jobs.train.request import TrainedModel
 
 
@@ -84,7 +85,9 @@ def find_trained(lake: Lake, plan: TrainingPlan) -> ModelVersion | None:
 
 
 @task(timeout_seconds=3600)  # no retries: Ray Train goes on from its checkpoints by itself, and a rerun does, too
-def train_model(compute: Compute, lake: Lake, pipelines: Path, plan: TrainingPlan) -> "TrainedModel":
+def train_model(
+    compute: Compute, config: "TrainConfig", lake: Lake, pipelines: Path, plan: TrainingPlan
+) -> "TrainedModel":
     """Train on Ray; the model lies on S3 and has no number yet."""
     from ray_jobs.train.request import TrainRequest
     from ray_jobs.train.train import train
@@ -96,6 +99,7 @@ def train_model(compute: Compute, lake: Lake, pipelines: Path, plan: TrainingPla
         training_key=plan.training_key,
         features_snapshot_id=plan.features_snapshot_id,
         as_of=plan.as_of,
+        config=config,
     )
     return run_job(compute, train, request)
 

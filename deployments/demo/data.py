@@ -61,17 +61,8 @@ def month_of_flights(month: int) -> pl.DataFrame:
     return all_flights().filter(month=month).select(columns)
 
 
-def land(lake: Lake, path: str, rows: pl.DataFrame, broken: str = "") -> int:
-    """Put a CSV file where the sources look, `landing/<path>`; return its rows."""
-    text = rows.with_columns(pl.col(pl.Datetime).dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_csv() + broken
-    lake.files().pipe_file(lake.uri(f"landing/{path}"), text.encode())
-    return len(rows) + broken.count("\n")
-
-
-def land_schedule(lake: Lake, month: int) -> int:
-    """A month's flights and weather arrive."""
-    rows = land(lake, f"flights/2013-{month:02}.csv", month_of_flights(month), _broken_flights(month))
-    weather = pl.read_csv(_folder() / "weather.csv", null_values=NULLS, infer_schema_length=None).filter(month=month)
+def weather() -> pl.DataFrame:
+    """Every hour at every airport, with `month`."""
     columns = {
         "origin": "origin",
         "observed_at": "time_hour",
@@ -82,9 +73,33 @@ def land_schedule(lake: Lake, month: int) -> int:
         "pressure_mb": "pressure",
         "visibility_miles": "visib",
     }
-    return rows + land(
-        lake, f"weather/2013-{month:02}.csv", weather.select(pl.col(old).alias(new) for new, old in columns.items())
-    )
+    every = pl.read_csv(_folder() / "weather.csv", null_values=NULLS, infer_schema_length=None)
+    return every.select("month", *(pl.col(old).alias(new) for new, old in columns.items()))
+
+
+def planes() -> pl.DataFrame:
+    """The aircraft."""
+    every = pl.read_csv(_folder() / "planes.csv", null_values=NULLS)
+    return every.select("tailnum", "manufacturer", "seats", built=pl.col("year").cast(pl.Int64))
+
+
+def airports() -> pl.DataFrame:
+    """The airports; `NA` is a null in it and never a name."""
+    every = pl.read_csv(_folder() / "airports.csv", null_values=["NA"])
+    return every.select("faa", latitude="lat", longitude="lon", altitude_feet="alt")
+
+
+def land(lake: Lake, path: str, rows: pl.DataFrame, broken: str = "") -> int:
+    """Put a CSV file where the sources look, `landing/<path>`; return its rows."""
+    text = rows.with_columns(pl.col(pl.Datetime).dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_csv() + broken
+    lake.files().pipe_file(lake.uri(f"landing/{path}"), text.encode())
+    return len(rows) + broken.count("\n")
+
+
+def land_schedule(lake: Lake, month: int) -> int:
+    """A month's flights and weather arrive."""
+    rows = land(lake, f"flights/2013-{month:02}.csv", month_of_flights(month), _broken_flights(month))
+    return rows + land(lake, f"weather/2013-{month:02}.csv", weather().filter(month=month).drop("month"))
 
 
 def land_arrivals(lake: Lake, month: int) -> int:
@@ -96,13 +111,7 @@ def land_arrivals(lake: Lake, month: int) -> int:
 
 def land_dimensions(lake: Lake) -> int:
     """Planes and airports arrive, once."""
-    planes = pl.read_csv(_folder() / "planes.csv", null_values=NULLS).select(
-        "tailnum", "manufacturer", "seats", built=pl.col("year").cast(pl.Int64)
-    )
-    airports = pl.read_csv(_folder() / "airports.csv", null_values=["NA"]).select(
-        "faa", latitude="lat", longitude="lon", altitude_feet="alt"
-    )
-    return land(lake, "planes/2013.csv", planes) + land(lake, "airports/2013.csv", airports)
+    return land(lake, "planes/2013.csv", planes()) + land(lake, "airports/2013.csv", airports())
 
 
 def _broken_flights(month: int) -> str:

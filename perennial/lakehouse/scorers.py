@@ -12,12 +12,23 @@ from perennial.lakehouse.artifacts import GOLDEN, MODEL, WEIGHTS, artifact_uri, 
 from perennial.lakehouse.lake import Lake
 from perennial.rules.description import ModelDescription
 from perennial.rules.scoring import Scorer, check_golden
+from perennial.spec.models import TabularModel, TorchModel
 
 
-def load_scorer(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: str) -> Scorer:
+def load_scorer(
+    lake: Lake,
+    pipeline: str,
+    artifact_id: str,
+    manifest_sha256: str,
+    model: TabularModel | TorchModel | None = None,
+) -> Scorer:
     """The model, ready to score, after it has reproduced its golden rows.
 
+    Args:
+        model: as the pipeline's file declares it. A network of its own is built by that file, never by what is stored.
+
     Raises:
+        NoBuilder: the file does not build this version's network.
         ArtifactRefused: a file is not as registered.
         GoldenRowsDiffer: the files are right and the scores are not.
     """
@@ -26,19 +37,21 @@ def load_scorer(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: st
         return read_artifact_file(lake, pipeline, artifact_id, manifest_sha256, name)
 
     where = artifact_uri(lake, pipeline, artifact_id)
-    scorer = build_scorer(where, read(MODEL), read(WEIGHTS))
+    scorer = build_scorer(where, read(MODEL), read(WEIGHTS), model)
     check_golden(scorer, pl.read_parquet(io.BytesIO(read(GOLDEN))))
     return scorer
 
 
-def build_scorer(where: str, description: bytes, weights: bytes) -> Scorer:
+def build_scorer(
+    where: str, description: bytes, weights: bytes, declared: TabularModel | TorchModel | None = None
+) -> Scorer:
     """A scorer from a description and safetensors; `where` is for the error's message only."""
     try:
         model = ModelDescription.model_validate_json(description)
     except ValidationError as error:
         raise refused(where, MODEL, f"is not a model's description: {error}") from error
     try:
-        return Scorer(model, load_tensors(weights))
+        return Scorer(model, load_tensors(weights), declared)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise refused(where, WEIGHTS, f"does not fit the description in {MODEL}: {error}") from error
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import AsOf, Source
 
 Kind = Literal["number", "category"]
+LABEL_WEIGHT = "_label_weight"
 
 
 class FeatureMistake(ValueError):
@@ -48,9 +49,7 @@ def row_schema(pipeline: Pipeline) -> dict[str, pl.DataType]:
     entity = pipeline.entity_source
     columns = dict(source_columns(entity))
     if not pipeline.label.source:  # the entity's rows carry the label, which no prediction may see
-        columns = {
-            name: dtype for name, dtype in columns.items() if name not in pipeline.label.expression.meta.root_names()
-        }
+        columns = {name: dtype for name, dtype in columns.items() if name not in pipeline.label.columns}
     for join in pipeline.joins:
         source = pipeline.source(join.source)
         time = source.event_time if isinstance(join, AsOf) else None
@@ -118,6 +117,22 @@ def _add_history(
     return rows
 
 
+def label_type(pipeline: Pipeline) -> pl.DataType:
+    """The label's type in `features`: a number, or the class as text."""
+    return pl.String() if pipeline.model.task == "multiclass" else pl.Float64()
+
+
+def label_value(pipeline: Pipeline) -> pl.Expr:
+    """The label from its source's columns: true and false as 1 and 0, or the class as text."""
+    return pipeline.label.expression.cast(label_type(pipeline))
+
+
+def label_weights(pipeline: Pipeline) -> dict[str, pl.Expr]:
+    """The column of `features` that holds how much a row counts in training, where the pipeline declares it."""
+    weight = pipeline.label.weight
+    return {} if weight is None else {LABEL_WEIGHT: weight}
+
+
 def known_at(source: Source, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
     """The rows with `_known_at`: when each could have been known, as the source declares; else the run's `as_of`."""
     if source.known is None:
@@ -175,6 +190,11 @@ def _code_of(pipeline: Pipeline, name: str, declared: dict[str, str]) -> Iterato
     yield from (f"{column}: {declared.get(column, '')}" for column in sorted(columns))
 
 
+def code_hash(function: Callable[..., Any]) -> str:
+    """The version of a function that a pipeline names."""
+    return _digest(inspect.getsource(function))
+
+
 def contract_hash(source: Source) -> str:
     """The version of a source's contract, as rows and versions carry it."""
     told = [repr(item) for item in (*sorted(source.severity.items()), *source.rules)]
@@ -190,8 +210,10 @@ def repair_hash(source: Source) -> str:
 
 def pipeline_code_hash(pipeline: Pipeline) -> str:
     """Of everything in a pipeline that decides what a model sees."""
+    label = pipeline.label
+    weight = [] if label.weight is None else [str(label.weight)]
     return _digest(
-        feature_code_hash(pipeline), str(pipeline.label.expression), *(contract_hash(s) for s in pipeline.sources)
+        feature_code_hash(pipeline), str(label.expression), *weight, *(contract_hash(s) for s in pipeline.sources)
     )
 
 

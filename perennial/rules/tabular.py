@@ -16,6 +16,7 @@ InputKind = Literal["number", "category"]
 MISSING_SLOT = 0
 UNSEEN_SLOT = 1
 FIRST_VALUE_SLOT = 2
+FURTHEST = 1e6  # standard deviations a value is held within: a float32 holds no 1e300, and its products no 1e30
 
 
 class NumberColumn(BaseModel, frozen=True):
@@ -132,7 +133,7 @@ def _finite(rows: pl.DataFrame, name: str) -> pl.Series:
 def _standardise(values: pl.Series, column: NumberColumn) -> NDArray[np.float64]:
     # In float64, cast last: years and unix times differ in digits that float32 does not have.
     filled = values.fill_null(column.median).to_numpy()
-    return np.asarray((filled - column.center) / column.scale)
+    return np.clip((filled - column.center) / column.scale, -FURTHEST, FURTHEST)
 
 
 def _fit_number(values: pl.Series, bins: int) -> NumberColumn:

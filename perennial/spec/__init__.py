@@ -5,6 +5,7 @@ from perennial.spec.flatten import Json
 from perennial.spec.history import Calendar, History
 from perennial.spec.kafka import Kafka
 from perennial.spec.load import PipelineError, list_pipelines, load_pipeline
+from perennial.spec.models import TabularModel, TorchModel
 from perennial.spec.monitoring import Monitoring, Window
 from perennial.spec.pipeline import (
     Daily,
@@ -12,7 +13,6 @@ from perennial.spec.pipeline import (
     Pipeline,
     Schedule,
     Serving,
-    TabularModel,
 )
 from perennial.spec.promotion import Promotion
 from perennial.spec.rollout import Rollout
@@ -46,6 +46,7 @@ __all__ = [
     "Serving",
     "Source",
     "TabularModel",
+    "TorchModel",
     "Upkeep",
     "UtcMicroseconds",
     "Window",

@@ -12,6 +12,7 @@ from types import ModuleType
 import polars as pl
 
 from perennial.spec.mistakes import find_misdeclared, find_unlike_pairs
+from perennial.spec.models import find_model_mistakes
 from perennial.spec.pipeline import SCHEDULABLE, Pipeline
 from perennial.spec.sources import AsOf, Label, Source
 
@@ -103,6 +104,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     _check_history(path, pipeline)
     for message, words in find_unlike_pairs(pipeline):
         raise _at(path, message, *words)
+    for message, word in find_model_mistakes(pipeline.model):
+        raise _at(path, message, "model", word)
     _check_schedules(path, pipeline)
     for message, name in pipeline.promotion.mistakes(pipeline.model.task):
         raise _at(path, message, "promotion", name)
@@ -159,7 +162,7 @@ def _check_joins(path: Path, pipeline: Pipeline, sources: dict[str, Source]) -> 
 def _check_label(path: Path, pipeline: Pipeline) -> None:
     label = pipeline.label
     columns = contract_columns(pipeline.label_source)
-    for column in label.expression.meta.root_names():
+    for column in sorted(label.columns):
         if column not in columns:
             where = f"label {label.name!r} from {pipeline.label_source.name!r}"
             raise _at(path, _unknown(where, column, list(columns)), "Pipeline()", "label", column)

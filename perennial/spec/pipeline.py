@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import polars as pl
 
 from perennial.spec.history import History
+from perennial.spec.models import TabularModel, TorchModel
 from perennial.spec.monitoring import Monitoring
 from perennial.spec.promotion import Promotion
 from perennial.spec.rollout import Rollout
@@ -15,30 +15,6 @@ from perennial.spec.upkeep import Upkeep
 
 FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
 SCHEDULABLE = ("ingest", "log_predictions", "maintain", "monitor", "stream")
-
-
-@dataclass(frozen=True)
-class TabularModel:
-    """The default model for tables: an embedding network, trained with Ray Train.
-
-    Args:
-        task: `binary` gives a probability, `regression` a number in the label's unit.
-        hidden: units of each hidden layer.
-        epochs: passes over the training rows at most; more on small tables. Training stops early when the newest tenth
-            of the training rows is told worse.
-        batch_rows: rows per step at most; fewer on small tables.
-        learning_rate: peak of the one-cycle schedule.
-        seed: of weights, dropout and shuffling.
-    """
-
-    task: Literal["binary", "regression"]
-    hidden: tuple[int, ...] = (256, 256)
-    epochs: int = 6
-    batch_rows: int = 1024
-    learning_rate: float = 2e-3
-    dropout: float = 0.4
-    weight_decay: float = 0.1
-    seed: int = 13
 
 
 @dataclass(frozen=True)
@@ -99,7 +75,7 @@ class Pipeline:
     name: str
     sources: Sequence[Source]
     label: Label
-    model: TabularModel
+    model: TabularModel | TorchModel
     entity: str = ""
     joins: Sequence[Join] = ()
     history: Sequence[History] = ()

@@ -182,8 +182,16 @@ class Label:
         name: the column the label gets in `features`.
         expression: how it is computed from its source's columns; true and false count as 1 and 0.
         source: the source whose rows bring it, joined on its key; None: the entity's own rows carry it.
+        weight: how much a row counts in training, computed from the label's source like the label; no input. None: every
+            row counts the same.
     """
 
     name: str
     expression: pl.Expr = field(compare=False)
     source: str | None = None
+    weight: pl.Expr | None = field(default=None, compare=False)
+
+    @property
+    def columns(self) -> set[str]:
+        """The columns of its source that it, or its weight, is computed from."""
+        return {*self.expression.meta.root_names(), *(self.weight.meta.root_names() if self.weight is not None else ())}

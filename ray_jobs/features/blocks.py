@@ -17,7 +17,7 @@ from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.staging import stage_files
 from perennial.lakehouse.stretch import Stretch, bounds, read_around, read_stretch, read_versions
 from perennial.lakehouse.tables import load_at, write_files
-from perennial.rules.features import compute_features
+from perennial.rules.features import compute_features, label_value, label_weights
 from perennial.rules.joins import MOMENT
 from perennial.spec.pipeline import Pipeline
 
@@ -64,9 +64,15 @@ def with_labels(
         keys = rows.select(key)
         log = read_versions(inputs.lake, pipeline, source.name, keys, inputs.as_of, inputs.snapshots[source.name])
     latest = log.unique(list(source.key), keep="last", maintain_order=True)
-    value = label.expression.cast(pl.Float64).alias(label.name)
-    labels = latest.select(*key, value, pl.col(MOMENT).alias(LABEL_KNOWN_AT))
-    return rows.drop(label.name, LABEL_KNOWN_AT, strict=False).join(labels, on=key, how="left", maintain_order="left")
+    weights = label_weights(pipeline)
+    labels = latest.select(
+        *key,
+        label_value(pipeline).alias(label.name),
+        pl.col(MOMENT).alias(LABEL_KNOWN_AT),
+        *(weight.cast(pl.Float64).alias(name) for name, weight in weights.items()),
+    )
+    known = rows.drop(label.name, LABEL_KNOWN_AT, *weights, strict=False)
+    return known.join(labels, on=key, how="left", maintain_order="left")
 
 
 def read_entity(inputs: Inputs, pipeline: Pipeline, stretch: Stretch) -> tuple[pl.DataFrame, pl.DataFrame]:

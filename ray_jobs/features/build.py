@@ -23,7 +23,7 @@ from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.staging import staged_files
 from perennial.lakehouse.stretch import Stretch, current_sequence
 from perennial.lakehouse.tables import current_snapshot_id, ensure_table, snapshot_summary
-from perennial.rules.features import compute_features, feature_hashes, pipeline_code_hash
+from perennial.rules.features import compute_features, feature_hashes, label_type, label_weights, pipeline_code_hash
 from perennial.spec.load import contract_columns, load_pipeline
 from perennial.spec.pipeline import Pipeline
 from ray_jobs.features.blocks import BLOCK_ROWS, LABEL_KNOWN_AT, Inputs
@@ -172,7 +172,9 @@ def features_schema(pipeline: Pipeline) -> pa.Schema:
     computed = compute_features(pipeline, empty, logs)
     return (
         computed.with_columns(
-            pl.lit(None, pl.Float64).alias(pipeline.label.name), pl.lit(None, KNOWN).alias(LABEL_KNOWN_AT)
+            pl.lit(None, label_type(pipeline)).alias(pipeline.label.name),
+            pl.lit(None, KNOWN).alias(LABEL_KNOWN_AT),
+            *(pl.lit(None, pl.Float64).alias(name) for name in label_weights(pipeline)),
         )
         .to_arrow()
         .schema

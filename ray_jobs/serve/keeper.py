@@ -217,7 +217,9 @@ class Keeper:
                 f"those it learned from. It is not served. Check out the revision of pipelines/{version.pipeline}.py "
                 "that it was trained with and roll it out again, or train a new version with today's code."
             )
-        scorer = load_scorer(self._lake, version.pipeline, version.artifact_id, version.manifest_sha256)
+        scorer = load_scorer(
+            self._lake, version.pipeline, version.artifact_id, version.manifest_sha256, self._pipeline.model
+        )
         serving = Serving(stage, version, scorer, tables)
         self._try_out(serving)
         return serving

@@ -4,62 +4,55 @@ The same matrices, seed and thread count give the same weights, bitwise on a CPU
 everything random is drawn anew from the seed and the epoch's number.
 """
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from perennial.rules.metrics import roc_auc, roc_auc_error
-from perennial.rules.network import TabularNet
-from perennial.spec.pipeline import TabularModel
+from perennial.rules.description import Task
+from perennial.spec.models import TabularModel, TorchModel
+from ray_jobs.train.objective import Batch, Loss, judge, row_losses, weighted_mean
 
 Weights = dict[str, Tensor]
-FEWEST_STEPS = 300
+Figures = tuple[float, float, float]
+USUAL_ROWS = 80_000  # of which the model's `epochs` speaks; smaller tables are passed over more often
 MOST_ROWS = 1_200_000  # passes times rows: on a year of flights four epochs rank as well as six
-MOST_EPOCHS = 40
+MOST_EPOCHS = 60
+SMALLEST_BATCH = 32
 TOLERATED_ERRORS = 2.0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows ready for the network: float32 (n, numbers), int64 (n, categories), float32 (n,)."""
-
-    numbers: Tensor
-    categories: Tensor
-    target: Tensor
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return len(self.target)
-
-    def at(self, index: Tensor) -> "Batch":
-        """The rows at these positions."""
-        return Batch(self.numbers[index], self.categories[index], self.target[index])
+GATHERED_STEPS = 64  # of shuffled rows copied at once: their batches are then slices
+UNDECAYED = ("bias", "scale")
 
 
 class FitOptions(BaseModel, frozen=True):
-    """How to train; every value that the weights depend on, beside the rows."""
+    """How to train; every value that the weights depend on, beside the rows and the number of workers.
 
-    task: Literal["binary", "regression"]
+    Args:
+        batch_rows: rows of a step, over all workers.
+        weighted: whether rows have weights of their own.
+    """
+
+    task: Task
     epochs: int
     batch_rows: int
     learning_rate: float
     weight_decay: float
     patience: int
     seed: int
+    weighted: bool = False
 
     @classmethod
-    def of(cls, model: TabularModel, rows: int) -> "FitOptions":
+    def of(cls, model: TabularModel | TorchModel, rows: int, *, weighted: bool = False) -> "FitOptions":
         """The options for this many training rows: small tables get small steps and enough of them, large ones a cap."""
-        batch_rows = max(16, min(model.batch_rows, rows // 64))
-        steps = max(1, math.ceil(rows / batch_rows))
-        epochs = max(min(model.epochs, max(2, MOST_ROWS // rows)), min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / steps)))
+        batch_rows = max(SMALLEST_BATCH, min(model.batch_rows, rows // 64))
+        more = round(model.epochs * math.sqrt(max(1.0, USUAL_ROWS / rows)))
+        epochs = min(more, max(MOST_EPOCHS, model.epochs), max(2, MOST_ROWS // rows))
         return cls(
             task=model.task,
             epochs=epochs,
@@ -68,6 +61,7 @@ class FitOptions(BaseModel, frozen=True):
             weight_decay=model.weight_decay,
             patience=max(3, epochs // 2),
             seed=model.seed,
+            weighted=weighted,
         )
 
 
@@ -127,34 +121,58 @@ class EpochReport:
         )
 
 
+@dataclass(frozen=True)
+class Group:
+    """The workers that train one model together. Each has rows of its own and the same weights as all others.
+
+    Args:
+        share: from a worker's network to one whose gradients are averaged over all workers.
+        agree: from the judgement, which the first worker makes, to the figures that all go by.
+    """
+
+    rank: int = 0
+    size: int = 1
+    share: Callable[[nn.Module], nn.Module] = lambda net: net
+    agree: Callable[[Callable[[], Figures]], Figures] = lambda judge: judge()
+
+
 def fit(
-    net: TabularNet,
+    net: nn.Module,
     training: Batch,
     validation: Batch,
     options: FitOptions,
     *,
     state: FitState | None = None,
     after_epoch: Callable[[FitState, EpochReport], None] = lambda state, report: None,
+    loss: Loss | None = None,
+    group: Group = Group(),
 ) -> FitState:
     """Train until the epochs are over or the validation rows are told worse; `kept_weights` are those to use.
 
-    *Worse* is a miss (1 - ROC AUC, or the squared error) more than two standard errors above the lowest: the newest
+    *Worse* is a miss (1 - ROC AUC, or the loss) more than two standard errors above the lowest: the newest
     tenth of the rows is another season than those before, and its plain minimum stopped flights after one epoch of
     six (mean ROC AUC of the months after 0.672 instead of 0.696). Log loss is worse still: it scores the shifting level.
 
     Args:
+        net: on the device that the rows are on.
+        training: this worker's rows, as many as every other worker's.
         state: where a former run stopped.
         after_epoch: called with the state to keep and what to tell.
+        loss: of the pipeline's own.
     """
-    state = state or FitState()
+    state = copy.copy(state) if state else FitState()
     optimiser = _optimiser(net, options)
     if state.epoch:
         net.load_state_dict(state.weights)
         _load_moments(optimiser, state.moments)
+    shared = group.share(net)
     while not state.finished(options):
         started = time.perf_counter()
-        training_loss = _train_epoch(net, optimiser, training, options, state.epoch)
-        validation_loss, miss, error = judge(net, validation if validation.rows else training, options.task)
+        training_loss = _train_epoch(shared, optimiser, training, options, state.epoch, loss, group)
+        judged = validation if validation.rows else training
+        validation_loss, miss, error = group.agree(
+            lambda: judge(net, judged, options.task, loss, by_rank=not options.weighted)  # noqa: B023 - called at once
+        )
         state.epoch += 1
         state.weights = _copy(net.state_dict())
         state.moments = _save_moments(optimiser)
@@ -169,40 +187,42 @@ def fit(
 
 
 def _train_epoch(
-    net: TabularNet, optimiser: torch.optim.Optimizer, rows: Batch, options: FitOptions, epoch: int
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    rows: Batch,
+    options: FitOptions,
+    epoch: int,
+    own: Loss | None,
+    group: Group,
 ) -> float:
-    torch.manual_seed(options.seed * 100_003 + epoch)
+    torch.manual_seed(options.seed * 100_003 + epoch * group.size + group.rank)
     net.train()
-    order = torch.randperm(rows.rows)
-    steps = math.ceil(rows.rows / options.batch_rows)
-    total = 0.0
-    for step in range(steps):
-        batch = rows.at(order[step * options.batch_rows : (step + 1) * options.batch_rows])
+    device = rows.target.device
+    batch_rows = max(1, options.batch_rows // group.size)
+    steps = math.ceil(rows.rows / batch_rows)
+    total = torch.zeros((), device=device)
+    for step, batch in enumerate(shuffled(rows, batch_rows)):
         rate = options.learning_rate * one_cycle(epoch * steps + step, options.epochs * steps)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss = _losses(net(batch.numbers, batch.categories), batch.target, options.task).mean()
+        for parameters in optimiser.param_groups:
+            parameters["lr"] = rate
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            output = net(batch.numbers, batch.categories)
+        loss = weighted_mean(row_losses(output.float(), batch.target, options.task, own), batch.weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # torch's own
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
-        total += loss.item() * batch.rows
-    return total / rows.rows
+        total += loss.detach() * batch.rows  # stays on the device: asking for it would wait for every step
+    return total.item() / rows.rows
 
 
-def judge(net: TabularNet, rows: Batch, task: str, batch_rows: int = 16_384) -> tuple[float, float, float]:
-    """Loss, miss and the miss's standard error over rows, without dropout. With one class only the miss is the loss."""
-    net.eval()
-    with torch.inference_mode():
-        parts = [rows.at(torch.arange(s, min(s + batch_rows, rows.rows))) for s in range(0, rows.rows, batch_rows)]
-        output = torch.cat([net(part.numbers, part.categories) for part in parts])
-        losses = _losses(output, rows.target, task)
-    loss, error = losses.mean().item(), losses.std(correction=0).item() / math.sqrt(rows.rows)
-    auc = roc_auc(rows.target.numpy(), output.numpy()) if task == "binary" else math.nan
-    if math.isnan(auc):
-        return loss, loss, error
-    positives = rows.target.sum().item()
-    return loss, 1.0 - auc, roc_auc_error(auc, positives, rows.rows - positives)
+def shuffled(rows: Batch, batch_rows: int) -> Iterator[Batch]:
+    """All rows once, in an order that torch's seed decides, in batches that are slices of larger copies."""
+    order = torch.randperm(rows.rows).to(rows.target.device)
+    for start in range(0, rows.rows, batch_rows * GATHERED_STEPS):
+        gathered = rows.at(order[start : start + batch_rows * GATHERED_STEPS])
+        for first in range(0, gathered.rows, batch_rows):
+            yield gathered.at(slice(first, first + batch_rows))
 
 
 def one_cycle(step: int, steps: int, warm_share: float = 0.2) -> float:
@@ -213,15 +233,16 @@ def one_cycle(step: int, steps: int, warm_share: float = 0.2) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - warm_share) / (1 - warm_share)))
 
 
-def _losses(output: Tensor, target: Tensor, task: str) -> Tensor:
-    if task == "binary":
-        return nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
-    return (output - target) ** 2
-
-
-def _optimiser(net: TabularNet, options: FitOptions) -> torch.optim.Optimizer:
+def _optimiser(net: nn.Module, options: FitOptions) -> torch.optim.Optimizer:
+    plain = [value for name, value in net.named_parameters() if name.endswith(UNDECAYED)]
+    decayed = [value for name, value in net.named_parameters() if not name.endswith(UNDECAYED)]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        net.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True
+        [group for group in groups if group["params"]],
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+        betas=(0.9, 0.99),
+        fused=True,
     )
 
 

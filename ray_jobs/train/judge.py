@@ -11,7 +11,7 @@ from perennial.lakehouse.registry import ModelVersion, read_version, snapshot_as
 from perennial.lakehouse.scorers import load_scorer
 from perennial.rules.promotion import PromotionVerdict, judge_promotion
 from perennial.rules.scoring import Scorer
-from perennial.spec import load_pipeline
+from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.train.rows import event_time_of, labelled, read_rows
 
 
@@ -44,8 +44,8 @@ def judge(request: JudgeRequest) -> Judged:
     snapshot_id = snapshot_as_of(lake, lake.table(pipeline.name, "features"), request.as_of)
     assert snapshot_id is not None, "a version was trained from this table"
     rows = read_rows(lake, pipeline, snapshot_id, labelled(pipeline, request.as_of, start=start))
-    ours = _scorer(lake, challenger)
-    theirs = _scorer(lake, champion) if champion else None
+    ours = _scorer(lake, pipeline, challenger)
+    theirs = _scorer(lake, pipeline, champion) if champion else None
     gone = [name for name in theirs.inputs if name not in rows.columns] if theirs else []
     verdict = judge_promotion(
         pipeline.metric,
@@ -64,8 +64,8 @@ def judge(request: JudgeRequest) -> Judged:
     return Judged(verdict=verdict, window_start=start, window_end=newest if isinstance(newest, datetime) else None)
 
 
-def _scorer(lake: Lake, version: ModelVersion) -> Scorer:
-    return load_scorer(lake, version.pipeline, version.artifact_id, version.manifest_sha256)
+def _scorer(lake: Lake, pipeline: Pipeline, version: ModelVersion) -> Scorer:
+    return load_scorer(lake, pipeline.name, version.artifact_id, version.manifest_sha256, pipeline.model)
 
 
 def _label_mean(version: ModelVersion) -> float:

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
 from perennial.rules.windows import Windows
+from ray_jobs.train.config import TrainConfig
 from ray_jobs.train.fit import FitOptions
 
 
@@ -17,9 +18,6 @@ class TrainRequest(BaseModel, frozen=True):
     Args:
         training_key: the run's name on S3: the same key goes on from the checkpoints that are there.
         as_of: labels known by then count.
-        threads: of torch; the weights are bitwise the same only for the same number. Two are a quarter faster on two
-            idle cores than one, and six times slower where they share them: one waits for the other at every step.
-        worker_cpus: slots the training worker takes; a reader takes a quarter, so that both fit beside Serve's.
     """
 
     lake: Lake
@@ -28,9 +26,7 @@ class TrainRequest(BaseModel, frozen=True):
     training_key: str
     features_snapshot_id: int
     as_of: datetime
-    threads: int = Field(1, ge=1)
-    worker_cpus: float = Field(1.0, gt=0)
-    max_failures: int = Field(3, ge=0)
+    config: TrainConfig = TrainConfig()
 
 
 class TrainedModel(BaseModel, frozen=True):
@@ -54,14 +50,23 @@ class TrainedModel(BaseModel, frozen=True):
 
 
 class WorkerPlan(BaseModel, frozen=True):
-    """What the training worker needs beside the rows."""
+    """What the training workers need beside the rows.
+
+    Args:
+        class_weights: by the target's value, or none; `mean_weight`: what a training row weighs on average.
+    """
 
     lake: Lake
+    pipeline: str
+    pipelines: Path
     run: str
     description: str
     options: FitOptions
     validation_start: datetime
-    threads: int
+    config: TrainConfig
+    on_gpu: bool
+    class_weights: tuple[float, ...] = ()
+    mean_weight: float = 1.0
 
     @property
     def validation_start_us(self) -> int:

@@ -15,10 +15,12 @@ from pyiceberg.io.pyarrow import ArrowScan
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import read_snapshot
 from perennial.rules.description import ModelDescription
+from perennial.rules.features import label_type
 from perennial.spec import Pipeline
 
 LABEL_KNOWN_AT = "_label_known_at"
-NUMBERS, CATEGORIES, TARGET, EVENT_TIME, POSITION = "numbers", "categories", "target", "event_time", "position"
+NUMBERS, CATEGORIES, TARGET, WEIGHT = "numbers", "categories", "target", "weight"
+EVENT_TIME, POSITION = "event_time", "position"
 
 
 def event_time_of(pipeline: Pipeline) -> str:
@@ -58,13 +60,13 @@ def _test(kind: Callable[..., BooleanExpression], column: str, moment: datetime)
 def read_rows(
     lake: Lake, pipeline: Pipeline, snapshot_id: int, row_filter: BooleanExpression, columns: list[str] | None = None
 ) -> pl.DataFrame:
-    """Rows in one order for one snapshot: by event time, then key; the label as a float64."""
+    """Rows in one order for one snapshot: by event time, then key; the label as `label_type` says."""
     key = [column for column in pipeline.entity_source.key if columns is None or column in columns]
     event_time = event_time_of(pipeline)
     table = read_snapshot(lake, lake.table(pipeline.name, "features"), snapshot_id, columns, row_filter)
     rows = pl.from_arrow(table)
     assert isinstance(rows, pl.DataFrame)
-    rows = rows.with_columns(pl.col(pipeline.label.name).cast(pl.Float64))
+    rows = rows.with_columns(pl.col(pipeline.label.name).cast(label_type(pipeline)))
     return rows.sort(event_time, *(name for name in key if name != event_time))
 
 
@@ -85,18 +87,19 @@ class PrepareFile:
         pipeline: str,
         snapshot_id: int,
         row_filter: BooleanExpression,
-        names: tuple[str, str],
+        names: tuple[str, ...],
         description: ModelDescription,
     ) -> None:
+        """`names`: the columns of the event time, of the label and, where rows have weights, of those."""
         self.lake, self.pipeline, self.snapshot_id, self.row_filter = lake, pipeline, snapshot_id, row_filter
-        self.event_time, self.label = names
+        self.event_time, self.label, *self.weights = names
         self.description = description.model_dump_json()
 
     def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
         """Groups of file paths in, a block of matrices for each out."""
         description = ModelDescription.model_validate_json(self.description)
         table = self.lake.catalog().load_table(self.lake.table(self.pipeline, "features"))
-        columns = (*description.inputs, self.event_time, self.label)
+        columns = (*description.inputs, self.event_time, self.label, *self.weights)
         scan = table.scan(row_filter=self.row_filter, selected_fields=columns, snapshot_id=self.snapshot_id)
         planned = sorted(scan.plan_files(), key=lambda task: task.file.file_path)
         for group in groups.to_pylist():
@@ -108,29 +111,51 @@ class PrepareFile:
 
     def _matrices(self, rows: pl.DataFrame, description: ModelDescription, number: int) -> pa.Table:
         matrices = description.preprocessing.apply(rows)
-        label = rows[self.label].cast(pl.Float64).to_numpy()
-        target = (label - description.target_center) / description.target_scale
+        weights = [rows[name].cast(pl.Float32).to_numpy() for name in self.weights]
         columns = {
             NUMBERS: _wide(matrices.numbers),
             CATEGORIES: _wide(matrices.categories),
-            TARGET: pa.array(target.astype(np.float32)),
+            TARGET: pa.array(description.target(rows[self.label]).astype(np.float32)),
+            WEIGHT: pa.array(weights[0]) if weights else None,
             EVENT_TIME: pa.array(rows[self.event_time].dt.epoch("us").to_numpy()),
             POSITION: pa.array((np.int64(number) << 40) + np.arange(rows.height, dtype=np.int64)),
         }
         return pa.table({name: column for name, column in columns.items() if column is not None})
 
 
-def gather_blocks(blocks: list[pa.Table]) -> dict[str, NDArray[Any]]:
-    """The blocks' columns as one array each, in one order however they arrived: by event time, then file and row."""
-    table = pa.concat_tables(block for block in blocks if block.num_rows)
-    order = np.lexsort((table[POSITION].to_numpy(), table[EVENT_TIME].to_numpy()))
-    found = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        wide = pa.types.is_fixed_size_list(column.type)
-        values = column.values.to_numpy().reshape(-1, column.type.list_size) if wide else column.to_numpy()
-        found[name] = values[order]
-    return found
+class Blocks:
+    """Blocks as Ray Data made them, in one order however they arrived: by event time, then file and row.
+
+    The blocks stay where they are, in the object store; only the rows that are taken are copied.
+    """
+
+    def __init__(self, blocks: list[pa.Table]) -> None:
+        self._blocks = [block for block in blocks if block.num_rows]
+        times = np.concatenate([block[EVENT_TIME].to_numpy() for block in self._blocks])
+        positions = np.concatenate([block[POSITION].to_numpy() for block in self._blocks])
+        self._order = np.lexsort((positions, times))
+        self.event_times: NDArray[np.int64] = times[self._order]
+
+    def take(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The columns of the rows at these places of the order, as one array each."""
+        wanted = self._order[rows]
+        found: dict[str, NDArray[Any]] = {}
+        start = 0
+        for block in self._blocks:
+            here = np.flatnonzero((wanted >= start) & (wanted < start + block.num_rows))
+            for name in set(block.column_names) - {EVENT_TIME, POSITION}:
+                values = _values(block[name])
+                column = found.setdefault(name, np.empty((len(rows), *values.shape[1:]), values.dtype))
+                column[here] = values[wanted[here] - start]
+            start += block.num_rows
+        return found
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    whole = column.combine_chunks()
+    if pa.types.is_fixed_size_list(whole.type):
+        return np.asarray(whole.values.to_numpy().reshape(-1, whole.type.list_size))
+    return np.asarray(whole.to_numpy())
 
 
 def _wide(matrix: NDArray[Any]) -> pa.Array | None:

@@ -43,7 +43,7 @@ def store_model(
         artifacts.MODEL: scorer.description.model_dump_json(indent=1).encode(),
         artifacts.METRICS: artifacts.dump_json(metrics),
         artifacts.GOLDEN: artifacts.dump_parquet(golden_rows(rows, scorer)),
-        artifacts.REFERENCE: artifacts.dump_parquet(sample.with_columns(pl.Series(SCORE, scorer.score(sample)))),
+        artifacts.REFERENCE: artifacts.dump_parquet(sample.with_columns(scorer.columns(scorer.score(sample))[SCORE])),
         artifacts.ENVIRONMENT: artifacts.dump_json(environment()),
         artifacts.PIPELINE: source.read_bytes(),
     }

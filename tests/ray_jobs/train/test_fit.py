@@ -12,9 +12,10 @@ from perennial.rules.description import Architecture
 from perennial.rules.metrics import roc_auc
 from perennial.rules.network import TabularNet
 from perennial.rules.tabular import Preprocessing, fit_preprocessing
-from perennial.spec.pipeline import TabularModel
+from perennial.spec import TabularModel
 from ray_jobs.train.checkpoints import TENSORS, read_checkpoint, told_lines, write_checkpoint
-from ray_jobs.train.fit import Batch, EpochReport, FitOptions, FitState, fit, judge
+from ray_jobs.train.fit import EpochReport, FitOptions, FitState, fit
+from ray_jobs.train.objective import Batch, judge
 from tests.ray_jobs.train.world import INPUTS, rows
 
 torch.set_num_threads(1)  # as in a worker: two threads that share a core wait for each other at every step
