@@ -106,11 +106,15 @@ class ScoreBlock:
         scorer = load_scorer(request.lake, *artifact, pipeline.model)
         features = compute_features(pipeline, rows, ray.get(self.tables))
         identity = dict.fromkeys([*source.key, *([source.event_time] if source.event_time else [])])
-        schema = prediction_schema({name: features[name].to_arrow().type for name in identity}, scorer.inputs)
+        schema = prediction_schema(
+            {name: features[name].to_arrow().type for name in identity},
+            scorer.inputs,
+            many_classes=bool(scorer.description.classes),
+        )
         answered = features.with_columns(
             request_id=pl.lit(f"score-v{request.version}"),
             row_index=rows["row_index"],
-            score=pl.Series(scorer.score(features)),
+            **scorer.columns(scorer.score(features)),
             version=pl.lit(request.version),
             role=pl.lit("batch"),
             answered_at=pl.lit(request.as_of),

@@ -23,6 +23,7 @@ from perennial.lakehouse.tables import ensure_table
 
 SEGMENT = "_segment"
 INSTANT = pa.timestamp("us", "UTC")
+PROBABILITIES = pa.list_(pa.struct({"class": pa.string(), "probability": pa.float64()}))
 COMMIT_BYTES = 64 << 20
 COMMIT_SEGMENTS = 200  # pyiceberg prunes files by an IN of up to 200 values
 
@@ -36,7 +37,10 @@ class _CommittedMeanwhile(Exception):
 
 
 def prediction_schema(
-    identity: Mapping[str, pa.DataType], inputs: Mapping[str, Literal["number", "category"]]
+    identity: Mapping[str, pa.DataType],
+    inputs: Mapping[str, Literal["number", "category"]],
+    *,
+    many_classes: bool = False,
 ) -> pa.Schema:
     """Columns of `predictions`, but for `_segment`.
 
@@ -46,7 +50,10 @@ def prediction_schema(
     Args:
         identity: the entity's key columns and its event time, with their types.
         inputs: the model's inputs; one that is also part of the identity keeps its type there.
+        many_classes: whether rows are told apart into classes: `predicted` is the likeliest, `score` its probability, and
+            `probabilities` has every class.
     """
+    told = {"predicted": pa.string(), "probabilities": PROBABILITIES} if many_classes else {}
     kinds = {"number": pa.float64(), "category": pa.string()}
     fields = {
         "request_id": pa.string(),
@@ -55,6 +62,7 @@ def prediction_schema(
         "_known_at": INSTANT,
         **{name: kinds[kind] for name, kind in inputs.items() if name not in identity},
         "score": pa.float64(),
+        **told,
         "version": pa.int32(),
         "role": pa.string(),
         "answered_at": INSTANT,

@@ -11,7 +11,7 @@ from perennial.rules.network import TabularNet, combine
 from perennial.rules.tabular import InputKind
 from perennial.spec.models import TabularModel, TorchModel
 
-SCORE, PREDICTED, PROBABILITIES = "score", "predicted", "probabilities"
+SCORE_COLUMNS = SCORE, PREDICTED, PROBABILITIES = "score", "predicted", "probabilities"
 GOLDEN_ROWS = 100
 GOLDEN_TOLERANCE = 1e-6
 CHUNK_ROWS = 8_192

@@ -17,6 +17,7 @@ from perennial.lakehouse.tables import read_columns
 from perennial.rules.features import compute_features, input_names, known_at
 from perennial.rules.history import history_types
 from perennial.rules.joins import MOMENT, joined_columns
+from perennial.rules.scoring import SCORE_COLUMNS
 from perennial.spec import AsOf, Join, Pipeline, Source
 from perennial.spec.load import source_columns
 from ray_jobs.serve.keeper import Serving
@@ -46,7 +47,9 @@ class Answers:
         self._pseudonyms = open_pseudonyms(lake, pipeline.name) if self._personal else None
         identity = [*entity.key, *([entity.event_time] if entity.event_time else [])]
         self._identity = {name: _iceberg_type(self._empty[name]) for name in identity}
-        self.log_schema = prediction_schema(self._identity, self.inputs)
+        many_classes = pipeline.model.task == "multiclass"
+        self.log_schema = prediction_schema(self._identity, self.inputs, many_classes=many_classes)
+        self._unscored = [pl.lit(None).alias(n) for n in SCORE_COLUMNS if n in self.log_schema.names]
 
     @property
     def example(self) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class Answers:
         rows = computed.with_columns(
             pl.lit(request_id).alias("request_id"),
             pl.int_range(pl.len(), dtype=pl.Int32).alias("row_index"),
-            pl.lit(None, pl.Float64).alias("score") if scores is None else pl.Series("score", scores),
+            *(serving.scorer.columns(scores).values() if scores is not None else self._unscored),
             pl.lit(serving.version.version, pl.Int32).alias("version"),
             pl.lit(role).alias("role"),
             pl.lit(answered_at, pl.Datetime("us", "UTC")).alias("answered_at"),

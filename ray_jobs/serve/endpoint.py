@@ -178,6 +178,8 @@ class Endpoint:
             "scores": scored.scores.tolist(),
             "tables": {name: str(snapshot_id) for name, snapshot_id in scored.serving.snapshots.items()},
         }
+        if classes := scored.serving.scorer.description.classes:
+            answer |= {"classes": list(classes), "predicted": [classes[n] for n in scored.scores.argmax(axis=1)]}
         if with_features:
             answer["features"] = computed.select(list(self._answers.inputs)).to_dicts()
         return answer

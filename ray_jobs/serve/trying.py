@@ -177,7 +177,7 @@ def _score(serving: Serving, role: str, computed: pl.DataFrame) -> Scored:
         # Whatever a version's forward pass dies of is this version's failure, to be counted against it.
         raise _Failed(f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS]) from error
     milliseconds = (time.perf_counter() - started) * 1000
-    finite = np.isfinite(scores)
+    finite = np.isfinite(scores).reshape(len(scores), -1).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise _Failed(f"row {row} gets the score {scores[row]}; {int((~finite).sum())} of {len(scores)} rows are so.")

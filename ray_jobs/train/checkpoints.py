@@ -1,6 +1,7 @@
 """Checkpoints on S3: tensors and JSON first, a manifest with sizes and checksums last; torn ones are not gone on from."""
 
 import json
+import logging
 import math
 import secrets
 from typing import Any
@@ -14,6 +15,7 @@ from perennial.lakehouse.scorers import dump_tensors, load_tensors
 from ray_jobs.train.fit import EpochReport, FitState
 
 TENSORS, STATE = "state.safetensors", "state.json"
+logger = logging.getLogger(__name__)
 _PARTS = ("weights", "moments", "kept_weights")
 
 
@@ -44,7 +46,7 @@ def write_checkpoint(storage: S3FileSystem, run: str, state: FitState, report: E
     # Cloned: the weights of an epoch that is kept are the current ones, and safetensors stores no tensor twice.
     tensors = {f"{part}/{key}": value.clone() for part in _PARTS for key, value in getattr(state, part).items()}
     values = {"epoch": state.epoch, "kept_epoch": state.kept_epoch, "bound": state.bound, "curve": state.curve}
-    values |= {"line": report.line}
+    values |= {"line": report.line, "resumed": state.resumed}
     files = {TENSORS: dump_tensors(tensors), STATE: dump_json(values)}
     where = f"{run}/{name}"
     for file, data in files.items():
@@ -66,7 +68,7 @@ def read_checkpoint(storage: S3FileSystem, where: str) -> FitState:
         raise ArtifactRefused(f"checkpoint {where} is incomplete: {error}. It is not gone on from.") from error
     values = json.loads(files[STATE])
     state = FitState(epoch=values["epoch"], kept_epoch=values["kept_epoch"], bound=values["bound"])
-    state.curve = values.get("curve", [])  # checkpoints of an earlier revision have none
+    state.curve, state.resumed = values.get("curve", []), values.get("resumed", [])  # earlier revisions have none
     for name, tensor in load_tensors(files[TENSORS]).items():
         part, _, key = name.partition("/")
         getattr(state, part)[key] = tensor
@@ -75,12 +77,31 @@ def read_checkpoint(storage: S3FileSystem, where: str) -> FitState:
     return state
 
 
-def told_lines(storage: S3FileSystem, run: str) -> dict[str, str]:
-    """What finished epochs had to tell, by checkpoint, as far as their checkpoints are still there."""
-    lines = {}
-    for path in sorted(storage.glob(f"{run}/epoch-*/{STATE}")):
+def newest_checkpoint(storage: S3FileSystem, run: str) -> FitState | None:
+    """The state in the run's newest complete checkpoint, or None; whether Ray had heard of it or not."""
+    for where in reversed(_folders(storage, run)):
         try:
-            lines[path] = json.loads(storage.cat_file(path))["line"]
+            return read_checkpoint(storage, where)
+        except ArtifactRefused as error:  # torn, or gone: Ray keeps the newest ones only
+            logger.warning("training goes on from an older checkpoint: %s", error)
+    return None
+
+
+def told_lines(storage: S3FileSystem, run: str) -> dict[str, str]:
+    """What epochs had to tell, by checkpoint, as far as their checkpoints are still there."""
+    lines = {}
+    for where in _folders(storage, run):
+        try:
+            lines[where] = json.loads(storage.cat_file(f"{where}/{STATE}"))["line"]
         except FileNotFoundError:
             continue  # Ray keeps the newest ones only: an older one may go while it is read
     return lines
+
+
+def _folders(storage: S3FileSystem, run: str) -> list[str]:
+    # Not by glob, which fails when a folder goes while it looks.
+    try:
+        found: list[str] = storage.ls(run, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(path for path in found if path.rpartition("/")[2].startswith("epoch-"))

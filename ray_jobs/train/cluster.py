@@ -14,7 +14,7 @@ from perennial.rules.description import ModelDescription
 from perennial.rules.features import label_weights
 from perennial.rules.windows import Windows
 from perennial.spec import Pipeline
-from ray_jobs.train.checkpoints import read_checkpoint, runs_path, storage_of, told_lines
+from ray_jobs.train.checkpoints import newest_checkpoint, runs_path, storage_of, told_lines
 from ray_jobs.train.fit import FitOptions, FitState
 from ray_jobs.train.request import TrainRequest, WorkerPlan
 from ray_jobs.train.rows import PrepareFile, event_time_of, file_groups, labelled
@@ -84,9 +84,10 @@ def fit_on_ray(
         ),
     )
     with _telling(lake.files(), f"{runs_path(lake)}/{run}", logger.info):
-        result = trainer.fit()
-    assert result.checkpoint is not None, "a run that ends without an error has reported an epoch"
-    return read_checkpoint(lake.files(), result.checkpoint.path)
+        trainer.fit()
+    state = newest_checkpoint(lake.files(), f"{runs_path(lake)}/{run}")
+    assert state is not None, "a run that ends without an error has written an epoch"
+    return state
 
 
 def _prepare_blocks(

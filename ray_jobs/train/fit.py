@@ -4,11 +4,10 @@ The same matrices, seed and thread count give the same weights, bitwise on a CPU
 everything random is drawn anew from the seed and the epoch's number.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +73,7 @@ class FitState:
         moments: the optimiser's.
         bound: the lowest miss so far plus two of its standard errors.
         curve: what every epoch told: `epoch`, `training_loss`, `validation_loss`, `validation_miss`.
+        resumed: the epochs after which a new process went on.
     """
 
     epoch: int = 0
@@ -83,6 +83,7 @@ class FitState:
     kept_epoch: int = 0
     bound: float = math.inf
     curve: list[dict[str, float]] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
 
     def finished(self, options: FitOptions) -> bool:
         """Whether nothing is left to train."""
@@ -160,7 +161,7 @@ def fit(
         after_epoch: called with the state to keep and what to tell.
         loss: of the pipeline's own.
     """
-    state = copy.copy(state) if state else FitState()
+    state = replace(state, resumed=[*state.resumed, state.epoch]) if state else FitState()
     optimiser = _optimiser(net, options)
     if state.epoch:
         net.load_state_dict(state.weights)

@@ -1,6 +1,7 @@
-"""What runs in a training worker: its share of Ray Data's blocks as matrices, the loop, a checkpoint after each epoch."""
+"""What runs in a training worker: its share of Ray Data's blocks as matrices, the loop, checkpoints between epochs."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +11,16 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from perennial.lakehouse.artifacts import ArtifactRefused
 from perennial.rules.description import ModelDescription
 from perennial.rules.scoring import build_network
 from perennial.spec import TorchModel, load_pipeline
-from ray_jobs.train.checkpoints import read_checkpoint, runs_path, storage_of, write_checkpoint
+from ray_jobs.train.checkpoints import newest_checkpoint, runs_path, storage_of, write_checkpoint
 from ray_jobs.train.fit import EpochReport, Figures, FitState, Group, fit
 from ray_jobs.train.objective import Batch
 from ray_jobs.train.request import WorkerPlan
 from ray_jobs.train.rows import CATEGORIES, NUMBERS, TARGET, WEIGHT, Blocks
 
-logger = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 2.0  # an epoch of a small table takes less than a report to Ray
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -47,12 +47,18 @@ def train_worker(config: dict[str, Any]) -> None:
     validation = _batch(blocks.take(np.flatnonzero(validating & (rank == 0))), description, plan).to(device)
     torch.manual_seed(plan.options.seed)
     net = build_network(description, model).to(device)
-    storage = storage_of(plan.lake)
+    storage, run = storage_of(plan.lake), f"{runs_path(plan.lake)}/{plan.run}"
+
+    kept_at = time.monotonic()
 
     def keep(state: FitState, report: EpochReport) -> None:
-        checkpoint = None
+        nonlocal kept_at
+        waited = _from_first(time.monotonic() - kept_at, size, device)
+        if waited < CHECKPOINT_SECONDS and not state.finished(plan.options):
+            return
+        kept_at, checkpoint = time.monotonic(), None
         if rank == 0:  # written by ourselves, manifest last, before Ray hears of it: what it knows is complete
-            where = write_checkpoint(storage.handler.fs, f"{runs_path(plan.lake)}/{plan.run}", state, report)
+            where = write_checkpoint(storage.handler.fs, run, state, report)
             checkpoint = ray.train.Checkpoint(where, storage)
         ray.train.report(
             {"epoch": state.epoch, "validation_loss": report.validation_loss},
@@ -65,11 +71,20 @@ def train_worker(config: dict[str, Any]) -> None:
         training,
         validation,
         plan.options,
-        state=_resume(plan, ray.train.get_checkpoint()),
+        state=newest_checkpoint(storage.handler.fs, run),
         after_epoch=keep,
         loss=model.loss if isinstance(model, TorchModel) else None,
         group=_group(rank, size, plan, device),
     )
+
+
+def _from_first(figure: float, size: int, device: torch.device) -> float:
+    """The first worker's figure, for all workers."""
+    if size == 1:
+        return figure
+    told = torch.tensor(figure, dtype=torch.float64, device=device)
+    torch.distributed.broadcast(told, src=0)
+    return told.item()
 
 
 def share(rows: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]:
@@ -86,23 +101,10 @@ def _group(rank: int, size: int, plan: WorkerPlan, device: torch.device) -> Grou
 
     def agree(judge: Callable[[], Figures]) -> Figures:
         # One decides for all: two machines may round differently, and then one would stop and the other wait for it.
-        figures = torch.tensor(judge() if rank == 0 else (0.0, 0.0, 0.0), dtype=torch.float64, device=device)
-        if size > 1:
-            torch.distributed.broadcast(figures, src=0)
-        loss, miss, error = figures.tolist()
-        return loss, miss, error
+        loss, miss, error = judge() if rank == 0 else (0.0, 0.0, 0.0)
+        return tuple(_from_first(figure, size, device) for figure in (loss, miss, error))  # type: ignore[return-value]
 
     return Group(rank, size, spread, agree)
-
-
-def _resume(plan: WorkerPlan, checkpoint: Any) -> FitState | None:
-    if checkpoint is None:
-        return None
-    try:
-        return read_checkpoint(plan.lake.files(), checkpoint.path)
-    except ArtifactRefused as error:
-        logger.warning("training starts over: %s", error)
-        return None
 
 
 def _batch(columns: dict[str, NDArray[Any]], description: ModelDescription, plan: WorkerPlan) -> Batch:

@@ -48,7 +48,7 @@ def learned(
 ) -> Scorer:
     """Trained on all rows but the newest tenth, as the worker does it."""
     value = labels.cast(pl.Float64).to_numpy() if task == "regression" else np.zeros(1)
-    own = isinstance(model, TorchModel)
+    loss = model.loss if isinstance(model, TorchModel) else None
     description = ModelDescription(
         task=task,
         architecture=ModuleSource(builder=model.builder.__name__, code_hash="")
@@ -66,9 +66,7 @@ def learned(
     options = FitOptions.of(model, cut)
     torch.manual_seed(options.seed)
     net = build_network(description, model)
-    state = fit(
-        net, whole.at(slice(0, cut)), whole.at(slice(cut, rows.height)), options, loss=model.loss if own else None
-    )
+    state = fit(net, whole.at(slice(0, cut)), whole.at(slice(cut, rows.height)), options, loss=loss)
     return Scorer(description, state.kept_weights, model)
 
 

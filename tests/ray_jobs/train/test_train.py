@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from perennial.lakehouse.artifacts import WEIGHTS, read_artifact_file, read_reference
 from perennial.lakehouse.scorers import load_scorer
 from ray_jobs.train.checkpoints import runs_path
+from ray_jobs.train.config import TrainConfig
 from ray_jobs.train.request import TrainedModel, TrainRequest
 from ray_jobs.train.train import train
+from ray_jobs.train.worker import share
 from tests.conftest import S3, empty_lake
 from tests.ray_jobs.train.world import AS_OF, INPUTS, LATE_LABELS, fill_features, write_rides
 
@@ -75,6 +78,31 @@ def test_another_run_gives_the_same_weights_bit_for_bit(request_: TrainRequest, 
     again = train(request_.model_copy(update={"training_key": "second"}))
     assert weights(request_, again) == weights(request_, trained)
     assert again.row_hash == trained.row_hash
+
+
+def test_two_workers_train_one_model(request_: TrainRequest, trained: TrainedModel) -> None:
+    config = TrainConfig(workers=2, worker_cpus=0.5)
+    together = train(request_.model_copy(update={"training_key": "two", "config": config}))
+    assert together.params["workers"] == 2
+    assert together.row_hash == trained.row_hash
+    assert together.metrics["roc_auc"]["value"] == pytest.approx(trained.metrics["roc_auc"]["value"], abs=0.02)
+    scorer = load_scorer(request_.lake, "rides", together.artifact_id, together.manifest_sha256)
+    assert all(bool(value.isfinite().all()) for value in scorer._net.state_dict().values())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_workers_share_every_row_and_have_as_many_each(size: int) -> None:
+    rows = np.arange(100, 200)
+    shares = [share(rows, rank, size) for rank in range(size)]
+    assert len({len(each) for each in shares}) == 1
+    assert set(np.concatenate(shares)) == set(rows)
+
+
+def test_gpus_are_taken_where_there_is_one_for_each_worker() -> None:
+    assert TrainConfig(workers=2).on_gpu(gpus=2)
+    assert not TrainConfig(workers=2).on_gpu(gpus=1)
+    assert not TrainConfig(device="cpu").on_gpu(gpus=8)
+    assert TrainConfig(device="gpu").on_gpu(gpus=0)  # Ray then says that it has none
 
 
 def test_a_new_driver_goes_on_from_the_last_checkpoint(request_: TrainRequest, trained: TrainedModel) -> None:
