@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean bench-models bench-training bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -101,6 +101,18 @@ bench-event: setup ## From a verdict's event to the first line of its retrain, 2
 
 chaos-watch: setup ## Duplicated, reordered and lost events, killed workers and servers: one retrain a decision, at length
 	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest tests/chaos/test_watch.py
+
+bench-models: setup peers-models ## The default model beside LightGBM and scikit-learn (MONTHS="4 9 12" SEEDS="0 1 2 3 4")
+	@$(BIN)/python -m benchmarks.models $(if $(MONTHS),--months $(MONTHS)) $(if $(SEEDS),--seeds $(SEEDS))
+
+bench-training: setup ## What Ray Train costs over the same loop without it, and what the loader feeds
+	@$(BIN)/python -m benchmarks.training
+
+bench-gpu: setup ## Rows a second through a 3x512 network on a GPU, from Iceberg files in the page cache
+	@$(BIN)/python -m benchmarks.gpu
+
+chaos-train: setup ## Kill ten training workers, five nodes, five drivers; CHAOS="-k driver" for a part
+	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest -s tests/ray_jobs/train/test_faults.py $(CHAOS)
 
 chaos-ingest: setup ## Break ingest in every way we know, at length (docs/reliability.md); CHAOS="-k kill" for a part
 	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest -s tests/chaos $(CHAOS)

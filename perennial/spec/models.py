@@ -30,7 +30,7 @@ class TabularModel:
     task: Task
     hidden: tuple[int, ...] = (256, 128)
     members: int = 8
-    epochs: int = 6
+    epochs: int = 4
     batch_rows: int = 1024
     learning_rate: float = 2e-3
     dropout: float = 0.4

@@ -21,7 +21,7 @@ from ray_jobs.train.objective import Batch, Loss, judge, row_losses, weighted_me
 Weights = dict[str, Tensor]
 Figures = tuple[float, float, float]
 USUAL_ROWS = 80_000  # of which the model's `epochs` speaks; smaller tables are passed over more often
-MOST_ROWS = 1_200_000  # passes times rows: on a year of flights four epochs rank as well as six
+MOST_ROWS = 800_000  # passes times rows
 MOST_EPOCHS = 60
 SMALLEST_BATCH = 32
 TOLERATED_ERRORS = 2.0
@@ -50,7 +50,7 @@ class FitOptions(BaseModel, frozen=True):
     def of(cls, model: TabularModel | TorchModel, rows: int, *, weighted: bool = False) -> "FitOptions":
         """The options for this many training rows: small tables get small steps and enough of them, large ones a cap."""
         batch_rows = max(SMALLEST_BATCH, min(model.batch_rows, rows // 64))
-        more = round(model.epochs * math.sqrt(max(1.0, USUAL_ROWS / rows)))
+        more = round(model.epochs * max(1.0, USUAL_ROWS / rows) ** 0.6)
         epochs = min(more, max(MOST_EPOCHS, model.epochs), max(2, MOST_ROWS // rows))
         return cls(
             task=model.task,
