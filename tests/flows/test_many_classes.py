@@ -1,8 +1,9 @@
 """A target of several named classes, from rows in the lake to predictions, with weights and a correction that came late."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -15,11 +16,16 @@ from flows.settings import Settings
 from flows.train import train
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.prediction_log import commit_predictions, ship_segment
 from perennial.lakehouse.raw import raw_schema, raw_table
-from perennial.lakehouse.registry import read_version
+from perennial.lakehouse.registry import ModelVersion, read_version
+from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.tables import ensure_table, read_snapshot
 from perennial.rules.scoring import class_matrix
-from perennial.spec import load_pipeline
+from perennial.spec import Pipeline, load_pipeline
+from ray_jobs.serve.answers import Answers
+from ray_jobs.serve.keeper import Serving
+from ray_jobs.serve.rows import read_question
 
 FILE = '''
 from datetime import timedelta
@@ -116,6 +122,19 @@ def land(lake: Lake, pipelines: Path) -> None:
     remember(lake, pipelines, "outcomes", [{**ended[5], "outcome": "never", "_known_at": AS_OF + day}], "corrected")
 
 
+def log_an_answer(lake: Lake, pipeline: Pipeline, version: ModelVersion) -> None:
+    """Answer a request as a replica does, and bring its log into the table that batch scores are in."""
+    answers = Answers(lake, pipeline)
+    scorer = load_scorer(lake, "parcels", version.artifact_id, version.manifest_sha256, pipeline.model)
+    serving = Serving(stage=cast(Any, None), version=version, scorer=scorer, tables={})
+    row = {"parcel_id": 1, "sent_at": "2024-05-01T00:00:00Z", "weight_kg": 12.0, "city": "Rome"}
+    question = read_question(json.dumps({"rows": [row]}).encode(), answers.schema, maximum_rows=10)
+    computed = answers.compute(question, serving, AS_OF)
+    ship_segment(lake, "parcels", "one", answers.to_log(computed, scorer.score(computed), serving, "one", AS_OF, 1.0))
+    ship_segment(lake, "parcels", "two", answers.to_log(computed, None, serving, "two", AS_OF, 1.0, "canary", "broken"))
+    assert commit_predictions(lake, "parcels") == 2
+
+
 @pytest.mark.timeout(400)
 def test_named_classes_go_the_whole_way(settings: Settings, lake: Lake, pipelines: Path) -> None:
     land(lake, pipelines)
@@ -136,5 +155,9 @@ def test_named_classes_go_the_whole_way(settings: Settings, lake: Lake, pipeline
     assert predictions.height == rows > 0
     assert set(predictions["predicted"]) <= {"in time", "late", "lost"}
     assert class_matrix(predictions["probabilities"]).sum(axis=1) == pytest.approx(1.0)
+    log_an_answer(lake, load_pipeline("parcels", pipelines), version)
+    logged = pl.DataFrame(pl.from_arrow(read_snapshot(lake, lake.table("parcels", "predictions"))))
+    assert logged.filter(role="champion")["predicted"].to_list() == ["late"]
+
     truth = predictions.join(features.select("parcel_id", "outcome"), on="parcel_id")
     assert (truth["outcome"] == truth["predicted"]).to_numpy().mean() > 0.8
