@@ -1,6 +1,6 @@
 """LightGBM's and scikit-learn's defaults on tables that `benchmarks.models` wrote. Runs in the peers' environment.
 
-A folder per task in: `task.json`, `train.parquet`, `test.parquet`; `<peer>.parquet` out: a score per test row and seed.
+A folder with a task in it: `task.json`, `train.parquet`, `test.parquet`; `<peer>.parquet` out: a score per test row and seed.
 Categories are handed over as such, in the way each library's documentation asks for.
 """
 
@@ -15,20 +15,18 @@ import polars as pl
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 
-def main(folder: Path) -> None:
-    """Score every task's test rows with every peer."""
-    for task in sorted(folder.iterdir()):
-        told = json.loads((task / "task.json").read_text())
-        train, test = (pl.read_parquet(task / f"{part}.parquet") for part in ("train", "test"))
-        inputs, label = told["inputs"], train[told["label"]].to_numpy()
-        frames = encode(train, inputs), encode(test, inputs)
-        categories = [position for position, kind in enumerate(inputs.values()) if kind == "category"]
-        for peer in (light, histogram):
-            scores = {
-                str(seed): peer(told["task"], *frames, label, categories, seed, told["threads"])
-                for seed in told["seeds"]
-            }
-            pl.DataFrame(scores).write_parquet(task / f"{peer.__name__}.parquet")
+def main(task: Path) -> None:
+    """Score the task's test rows with every peer."""
+    told = json.loads((task / "task.json").read_text())
+    train, test = (pl.read_parquet(task / f"{part}.parquet") for part in ("train", "test"))
+    inputs, label = told["inputs"], train[told["label"]].to_numpy()
+    frames = encode(train, inputs), encode(test, inputs)
+    categories = [position for position, kind in enumerate(inputs.values()) if kind == "category"]
+    for peer in (light, histogram):
+        scores = {
+            str(seed): peer(told["task"], *frames, label, categories, seed, told["threads"]) for seed in told["seeds"]
+        }
+        pl.DataFrame(scores).write_parquet(task / f"{peer.__name__}.parquet")
 
 
 def encode(rows: pl.DataFrame, inputs: dict[str, str]) -> Any:

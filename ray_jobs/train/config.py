@@ -18,6 +18,7 @@ class TrainConfig(BaseModel, frozen=True):
         worker_cpus: slots a worker takes; a reader takes half of one, so that both fit beside Serve's.
         compile: whether a GPU worker compiles the network first.
         max_failures: how often a lost worker or node is replaced.
+        checkpoint_seconds: between two checkpoints at least, and an epoch; a report to Ray takes half a second.
     """
 
     workers: int = Field(1, ge=1)
@@ -27,6 +28,7 @@ class TrainConfig(BaseModel, frozen=True):
     worker_cpus: float = Field(1.0, gt=0)
     compile: bool = False
     max_failures: int = Field(3, ge=0)
+    checkpoint_seconds: float = Field(2.0, ge=0)
 
     @model_validator(mode="after")
     def _bounds_rise(self) -> "TrainConfig":

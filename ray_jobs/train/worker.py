@@ -20,8 +20,6 @@ from ray_jobs.train.objective import Batch
 from ray_jobs.train.request import WorkerPlan
 from ray_jobs.train.rows import CATEGORIES, NUMBERS, TARGET, WEIGHT, Blocks
 
-CHECKPOINT_SECONDS = 2.0  # an epoch of a small table takes less than a report to Ray
-
 
 def train_worker(config: dict[str, Any]) -> None:
     """Train one model to its end, from the newest complete checkpoint where there is one."""
@@ -54,7 +52,7 @@ def train_worker(config: dict[str, Any]) -> None:
     def keep(state: FitState, report: EpochReport) -> None:
         nonlocal kept_at
         waited = _from_first(time.monotonic() - kept_at, size, device)
-        if waited < CHECKPOINT_SECONDS and not state.finished(plan.options):
+        if waited < plan.config.checkpoint_seconds and not state.finished(plan.options):
             return
         kept_at, checkpoint = time.monotonic(), None
         if rank == 0:  # written by ourselves, manifest last, before Ray hears of it: what it knows is complete

@@ -1,6 +1,7 @@
 """Training under kill -9: of a worker, of a node, of the driver. Every run ends in the undisturbed run's weights.
 
-`make test` plays one round of each, `make chaos-train` ten of workers, five of nodes, five of drivers, at random moments.
+`make test` strikes one training with one of each, `make chaos-train` kills ten workers, five nodes and five drivers, each in a
+training of its own and at a random moment.
 """
 
 import os
@@ -19,6 +20,7 @@ from ray.cluster_utils import Cluster
 
 from perennial.lakehouse.artifacts import WEIGHTS, read_artifact_file
 from ray_jobs.train.checkpoints import newest_checkpoint, runs_path
+from ray_jobs.train.config import TrainConfig
 from ray_jobs.train.fit import FitState
 from ray_jobs.train.request import TrainedModel, TrainRequest
 from tests.conftest import ROOT, S3, empty_lake
@@ -26,7 +28,9 @@ from tests.ray_jobs.train.world import AS_OF, fill_features, write_rides
 
 LONG = os.environ.get("PERENNIAL_CHAOS") == "long"
 SEED = os.environ.get("PERENNIAL_CHAOS_SEED") or (secrets.token_hex(4) if LONG else "1")
-EPOCHS = 20
+EPOCHS = 60
+MEMORY = 128 * 1024**2
+long = pytest.mark.skipif(not LONG, reason="make chaos-train plays it")
 
 
 class Trial:
@@ -74,6 +78,12 @@ class Trial:
                     continue
         return None
 
+    def lose_node(self, node: Any) -> None:
+        """Kill a node's processes; another one joins. The head stays: its loss is the cluster's."""
+        if node is not self.cluster.head_node:
+            self.cluster.remove_node(node, allow_graceful=False)
+            self.cluster.add_node(num_cpus=2, object_store_memory=MEMORY, wait=True)
+
     def check(self, key: str, model: TrainedModel, reached: int) -> None:
         """The undisturbed weights and metrics, and no epoch trained again of a checkpoint that was there at the fault."""
         assert self.undisturbed is not None
@@ -93,15 +103,14 @@ def trial(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     path.write_text(path.read_text().replace("epochs=3", f"epochs={EPOCHS}"))
     request = TrainRequest(
         lake=lake, pipeline="rides", pipelines=pipelines, training_key="-",
-        features_snapshot_id=fill_features(lake), as_of=AS_OF,
+        features_snapshot_id=fill_features(lake), as_of=AS_OF, config=TrainConfig(checkpoint_seconds=0.5),
     )  # fmt: skip
     os.environ["PYTHONPATH"] = str(ROOT)
-    memory = 128 * 1024**2
     temporary = f"/tmp/pt-{secrets.token_hex(3)}"  # noqa: S108 - a socket's path has at most 107 characters
-    head = {"num_cpus": 1, "object_store_memory": memory, "include_dashboard": False, "temp_dir": temporary}
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "temp_dir": temporary}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
-        cluster.add_node(num_cpus=2, object_store_memory=memory, wait=True)
+        cluster.add_node(num_cpus=2, object_store_memory=MEMORY, wait=True)
     trial = Trial(cluster, request, home)
     started = time.monotonic()
     trial.undisturbed = trial.end("undisturbed", trial.drive("undisturbed"))
@@ -112,10 +121,6 @@ def trial(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 
 def epoch_of(state: FitState | None) -> int:
     return state.epoch if state else 0
-
-
-def rounds(long: int) -> int:
-    return long if LONG else 1
 
 
 def wait_for_worker(trial: Trial, driver: "subprocess.Popen[bytes]") -> "tuple[psutil.Process, Any]":
@@ -139,6 +144,31 @@ def play(trial: Trial, name: str, strike: Callable[[Random, str, "subprocess.Pop
         print(f"seed {SEED}: {key} ended as the undisturbed run; struck after epoch {reached} of {EPOCHS}", flush=True)
 
 
+def wait_for_epoch(trial: Trial, key: str, after: int) -> int:
+    """The newest checkpoint's epoch, once it is beyond one."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if (epoch := epoch_of(trial.newest(key))) > after:
+            return epoch
+        time.sleep(0.1)
+    raise AssertionError(f"{key}: no epoch after {after}; {(trial.folder / f'{key}.log').read_text()[-2000:]}")
+
+
+@pytest.mark.timeout(390)
+def test_one_training_outlives_a_worker_a_node_and_its_driver(trial: Trial) -> None:
+    driver = trial.drive("all")
+    struck = wait_for_epoch(trial, "all", 0)
+    wait_for_worker(trial, driver)[0].kill()
+    struck = wait_for_epoch(trial, "all", struck)
+    trial.lose_node(wait_for_worker(trial, driver)[1])
+    struck = wait_for_epoch(trial, "all", struck)
+    driver.kill()
+    driver.wait()
+    assert struck < EPOCHS, "it had ended before the last blow"
+    trial.check("all", trial.end("all", trial.drive("all")), struck)
+
+
+@long
 @pytest.mark.timeout(3_000)
 def test_a_killed_worker_is_replaced_and_goes_on(trial: Trial) -> None:
     def strike(random: Random, key: str, driver: "subprocess.Popen[bytes]") -> int:
@@ -149,23 +179,23 @@ def test_a_killed_worker_is_replaced_and_goes_on(trial: Trial) -> None:
             process.kill()
         return reached
 
-    play(trial, "worker", strike, rounds(10))
+    play(trial, "worker", strike, 10)
 
 
+@long
 @pytest.mark.timeout(3_000)
 def test_a_killed_node_is_done_without(trial: Trial) -> None:
     def strike(random: Random, key: str, driver: "subprocess.Popen[bytes]") -> int:
         _, node = wait_for_worker(trial, driver)
         time.sleep(random.uniform(0, trial.seconds / 2))
         reached = epoch_of(trial.newest(key))
-        if node is not trial.cluster.head_node:
-            trial.cluster.remove_node(node, allow_graceful=False)
-            trial.cluster.add_node(num_cpus=2, object_store_memory=128 * 1024**2, wait=True)
+        trial.lose_node(node)
         return reached
 
-    play(trial, "node", strike, rounds(5))
+    play(trial, "node", strike, 5)
 
 
+@long
 @pytest.mark.timeout(3_000)
 def test_a_new_driver_goes_on_where_a_killed_one_was(trial: Trial) -> None:
     def strike(random: Random, key: str, driver: "subprocess.Popen[bytes]") -> int:
@@ -176,4 +206,4 @@ def test_a_new_driver_goes_on_where_a_killed_one_was(trial: Trial) -> None:
         driver.wait()
         return reached
 
-    play(trial, "driver", strike, rounds(5))
+    play(trial, "driver", strike, 5)
