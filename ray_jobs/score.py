@@ -24,6 +24,7 @@ from perennial.lakehouse.registry import ModelVersion, read_version
 from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.tables import current_snapshot_id, ensure_table, write_files
 from perennial.rules.features import compute_features
+from perennial.rules.scoring import SCORE_COLUMNS
 from perennial.spec import Pipeline, load_pipeline
 
 ROWS, INPUTS = "perennial.rows", "perennial.inputs"
@@ -158,7 +159,8 @@ def _scored_before(table: Table, inputs: str) -> int | None:
 
 
 def _content_hash(block: pa.Table) -> str:
-    rows = pl.from_arrow(block.drop_columns(["answered_at", "score"]))
+    told = {"answered_at", *SCORE_COLUMNS}
+    rows = pl.from_arrow(block.select([name for name in block.column_names if name not in told]))
     assert isinstance(rows, pl.DataFrame)
     return hashlib.sha256(rows.write_csv(include_header=True).encode()).hexdigest()
 
