@@ -21,7 +21,7 @@ from ray_jobs.train.objective import Batch, Loss, judge, row_losses, weighted_me
 Weights = dict[str, Tensor]
 Figures = tuple[float, float, float]
 USUAL_ROWS = 80_000  # of which the model's `epochs` speaks; smaller tables are passed over more often
-MOST_ROWS = 800_000  # passes times rows
+MOST_ROWS = 1_200_000  # passes times rows
 MOST_EPOCHS = 60
 SMALLEST_BATCH = 32
 TOLERATED_ERRORS = 2.0
