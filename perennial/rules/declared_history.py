@@ -143,7 +143,7 @@ def _future_mistakes(pipeline: Pipeline, source: Source, feature: History) -> It
     if pipeline.label.source or source is not entity or entity.known is None:
         return
     read = {*feature.expression.meta.root_names(), *feature.columns.values()}
-    for column in sorted(read & set(label.expression.meta.root_names())):
+    for column in sorted(read & label.columns):
         yield (
             f"history feature {feature.name!r} looks into the future: it reads {column!r}, of which the label is made, and "
             f"rows of {entity.name!r} are declared known with {entity.known.column!r}, when no label is. Bring labels in as "

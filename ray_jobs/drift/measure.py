@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from perennial.lakehouse.registry import ModelVersion
+from perennial.rules.description import class_positions
 from perennial.rules.estimate import BINS, Reliability, calibrate, estimate_metric, reliability
 from perennial.rules.evidence import Estimate, Performance, Slice
 from perennial.rules.metrics import METRICS, Interval, Measure, bootstrap, evaluate
 from perennial.rules.past import Past
+from perennial.rules.scoring import PROBABILITIES, class_matrix
 from perennial.spec import Pipeline
 from ray_jobs.drift.window import LABEL
 
@@ -42,7 +45,7 @@ def measure(rows: pl.DataFrame, metric: str, promise: Interval) -> Performance |
     labelled = rows.drop_nulls([LABEL, "score"]) if rows.height else rows
     if labelled.is_empty():
         return None
-    seen = bootstrap(metric, labelled[LABEL].to_numpy(), labelled["score"].to_numpy(), seed=SEED)
+    seen = bootstrap(metric, *_truth_and_scores(labelled), seed=SEED)
     if not all(math.isfinite(value) for value in (*seen, promise.value)):
         return None  # labels of one class only: ROC AUC is not defined
     known = math.isfinite(promise.low) and math.isfinite(promise.high)
@@ -62,7 +65,7 @@ def all_figures(rows: pl.DataFrame, task: str, threshold: float) -> dict[str, fl
     labelled = rows.drop_nulls([LABEL, "score"]) if rows.height else rows
     if labelled.is_empty():
         return {}
-    truth, scores = labelled[LABEL].to_numpy(), labelled["score"].to_numpy()
+    truth, scores = _truth_and_scores(labelled)
     found = {name: evaluate(Measure(name, threshold), truth, scores) for name in METRICS[task]}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
@@ -79,7 +82,7 @@ def measure_slices(rows: pl.DataFrame, pipeline: Pipeline, metric: str, promised
         counts = named["_slice"].value_counts(sort=True).head(MOST_SLICES)
         for value, count in counts.iter_rows():
             part = named.filter(pl.col("_slice").eq_missing(pl.lit(value)))
-            seen = bootstrap(metric, part[LABEL].to_numpy(), part["score"].to_numpy(), seed=SEED, rounds=SLICE_ROUNDS)
+            seen = bootstrap(metric, *_truth_and_scores(part), seed=SEED, rounds=SLICE_ROUNDS)
             figures = dict(zip(("measured", "low", "high"), map(_known, seen), strict=True))
             found.append(
                 Slice(column=column, value=str(value), rows=count, promised=told.get((column, str(value))), **figures)
@@ -106,7 +109,7 @@ def estimate(
     seen: Performance | None,
 ) -> Estimate | None:
     """What the scores let one expect, calibrated on the version's earlier labelled windows, else on its reference."""
-    if rows.is_empty() or not math.isfinite(promise.value):
+    if rows.is_empty() or PROBABILITIES in rows.columns or not math.isfinite(promise.value):
         return None
     state, taught_by = _taught(reference, label, version, past)
     scores = rows["score"].drop_nulls().to_numpy()
@@ -144,6 +147,14 @@ def _taught(reference: pl.DataFrame, label: str, version: int, past: Past) -> tu
     if known.is_empty() or not known["score"].is_between(0, 1).all():
         return None, "nothing"
     return reliability(known[label].cast(pl.Float64).to_numpy(), known["score"].to_numpy()), "reference"
+
+
+def _truth_and_scores(rows: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Labels and scores as metrics take them; rows of many classes carry each class's probability."""
+    if PROBABILITIES not in rows.columns:
+        return rows[LABEL].to_numpy(), rows["score"].to_numpy()
+    classes = tuple(each["class"] for each in rows[PROBABILITIES][0])
+    return class_positions(rows[LABEL], classes).astype(np.float64), class_matrix(rows[PROBABILITIES])
 
 
 def _known(value: float) -> float | None:

@@ -12,6 +12,7 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOr
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_known
 from perennial.lakehouse.tables import read_snapshot
+from perennial.rules.features import label_value
 from perennial.rules.sketch import Edges, Sketch, sketch_frame
 from perennial.spec import Pipeline
 from ray_jobs.drift.states import sketch_files, window_filter
@@ -150,12 +151,12 @@ def count_labelled(
 
 
 def join_labels(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
-    """The rows with `_label`: a float64, null where no label was known by `as_of`. True and false are 1 and 0."""
+    """The rows with `_label`, null where no label was known by `as_of`: true and false as 1 and 0, or the class as text."""
     if rows.is_empty():
         return rows
     key = list(pipeline.entity_source.key)
     known = read_known(lake, pipeline, pipeline.label_source.name, as_of)
-    labels = known.select(*key, pipeline.label.expression.cast(pl.Float64).alias(LABEL))
+    labels = known.select(*key, label_value(pipeline).alias(LABEL))
     return rows.join(labels, on=key, how="left", nulls_equal=True, maintain_order="left")
 
 
