@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean bench-models bench-training bench-gpu chaos-train
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest bench-rollouts lint clean bench-models bench-training bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -116,6 +116,9 @@ chaos-train: setup ## Kill ten training workers, five nodes, five drivers; CHAOS
 
 chaos-ingest: setup ## Break ingest in every way we know, at length (docs/reliability.md); CHAOS="-k kill" for a part
 	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest -s tests/chaos $(CHAOS)
+
+bench-rollouts: setup ## How often an equal version is rolled back by chance, and how soon a worse one
+	@$(BIN)/python -m benchmarks.rollouts
 
 lint: setup ## Style, types and the directions of imports
 	@$(BIN)/ruff check .

@@ -159,6 +159,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         RAY_SERVE_HAPROXY_SERVER_STATE_BASE=str(proxy),
         RAY_SERVE_HAPROXY_SERVER_STATE_FILE=f"{proxy}/server-state",
         RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH=f"/tmp/ph-{secrets.token_hex(3)}/metrics.sock",  # noqa: S108 - as below
+        RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="30",  # a proxy that is slow to start is killed after three of these
         RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="0.5",  # else a replaced replica stays for half a minute
     )
     context = ray.init(

@@ -6,7 +6,7 @@ Pure: the same rows give the same verdict, so a run that was killed comes to it 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from perennial.rules.anytime import distribution_distance, distribution_radius, 
 from perennial.spec.rollout import Rollout
 
 PARTS = {"errors": 0.5, "latency": 0.15, "slow requests": 0.15, "scores": 0.1, "loss": 0.1}
+REPLAY_PART = 0.2
+"""Of `false_alarm_share`: the replay is judged by itself, the live steps together."""
+REPLAY = "replay"
 BLOCK = 20  # requests whose slowest one is compared: the slowest twentieth
 _Values = NDArray[np.float64]
 
@@ -75,9 +78,11 @@ def judge_rollout(seen: Sequence[Seen], answered: int, failed: int, policy: Roll
     """The comparisons of a roll-out so far, those that ring first.
 
     Args:
-        seen: the steps so far, each with all its requests.
+        seen: the replay alone; or the live steps so far, each with all its requests.
         answered, failed: the champion's requests before the roll-out, and those it had no score for.
     """
+    part = REPLAY_PART if [step.step for step in seen] == [REPLAY] else 1 - REPLAY_PART
+    policy = replace(policy, false_alarm_share=part * policy.false_alarm_share)
     figures = [
         _errors(seen, answered, failed, policy),
         *_latencies(seen, policy),

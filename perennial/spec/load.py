@@ -113,6 +113,11 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         raise _at(path, message, "monitoring", name)
     for message, name in pipeline.upkeep.mistakes(sources):
         raise _at(path, message, "upkeep", name)
+    for message, name in pipeline.rollout.mistakes():
+        raise _at(path, f"rollout: {message}", "rollout", name)
+    if not 0 < pipeline.serving.log_share <= 1:
+        message = f"log_share={pipeline.serving.log_share} must be a share above 0 and at most 1."
+        raise _at(path, message, "serving", "log_share")
     _check_features(path, pipeline)
 
 

@@ -1,6 +1,7 @@
 """How a promoted version takes over from the champion, as a pipeline declares it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,3 +39,23 @@ class Rollout:
     maximum_score_shift: float = 0.5
     maximum_loss_gain: float = 0.05
     false_alarm_share: float = 0.05
+
+    def mistakes(self) -> Iterator[tuple[str, str]]:
+        """What cannot be right, as (message, the word to look for in the file)."""
+        shares = list(self.canary)
+        if any(not 0 < share < 1 for share in shares) or shares != sorted(set(shares)):
+            yield f"canary={shares} must be shares between 0 and 1 that grow, such as (0.05, 0.25, 0.5).", "canary"
+        for name, low, high in (
+            ("replay_rows", 0, math.inf),
+            ("requests", 1, math.inf),
+            ("seconds", 0, math.inf),
+            ("maximum_slowdown", 1, math.inf),
+            ("maximum_score_shift", 0, 1),
+            ("maximum_loss_gain", 0, 1),
+            ("false_alarm_share", 1e-6, 0.5),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                yield f"{name}={value} must be from {low:g}" + (f" to {high:g}." if high < math.inf else " up."), name
+        if self.without_traffic not in ("go_on", "roll_back"):
+            yield f"without_traffic={self.without_traffic!r} must be 'go_on' or 'roll_back'.", "without_traffic"

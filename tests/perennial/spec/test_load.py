@@ -270,6 +270,18 @@ MISTAKES = {
     "a feature that is an instant": ('hour=pl.col("ordered_at").dt.hour()', 'at="ordered_at"', "at=", "number, a bool"),
     "a method that is not there": (".dt.hour()", ".dt.our()", ".dt.our()", "AttributeError.*our"),
     "a name that is not there": ("pl.col(", "pq.col(", "pq.col", "NameError.*pq"),
+    "canary shares that do not grow": (
+        "    features=features",
+        "    rollout=Rollout(canary=(0.5, 0.1)),\n    features=features",
+        "canary=",
+        "must be shares between 0 and 1 that grow",
+    ),
+    "a share of the log of nothing": (
+        "    features=features",
+        "    serving=Serving(log_share=0.0),\n    features=features",
+        "log_share=",
+        "a share above 0",
+    ),
     "an unknown slice": (
         "    features=features",
         '    promotion=Promotion(\n        slices=["ordered_at"]),\n    features=features',
@@ -283,7 +295,10 @@ MISTAKES = {
 def test_a_mistake_is_refused_with_its_file_its_line_and_what_would_be_right(tmp_path: Path, mistake: str) -> None:
     right, wrong, place, says = MISTAKES[mistake]
     names = "At, Before, Files, Label, Lookup,"
-    text = FILE.replace(names, f"AsOf, Daily, Promotion, Schedule, Freshness, NullShare, References, RowCount, {names}")
+    text = FILE.replace(
+        names,
+        f"AsOf, Daily, Promotion, Rollout, Schedule, Serving, Freshness, NullShare, References, RowCount, {names}",
+    )
     assert right in text
     if mistake in ("a name that is not there",):  # within features() only
         before, after = text.split("return orders")
