@@ -1,9 +1,14 @@
 """Put a pipeline's story where people open it; made anew from the tables each time."""
 
+import hashlib
+import json
+
 from perennial.lakehouse.decisions import read_decisions
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import read_versions
 from perennial.lakehouse.stages import read_stages
+from perennial.rules.recommend import Backtest
+from perennial.story.backtest import backtest_page
 from perennial.story.page import story_page
 from perennial.story.read import Story, read_story
 
@@ -25,3 +30,21 @@ def publish_story(lake: Lake, pipeline: str, runs: str | None) -> Story:
     page = story_page(story, lake.environment, runs, models=None)
     lake.files().pipe_file(lake.uri(story_path(pipeline)), page.encode())
     return story
+
+
+def backtest_path(backtest: Backtest) -> str:
+    """Where a backtest's page lies in the environment: one per data, code, windows and policies."""
+    words = json.dumps(
+        [backtest.folder, str(backtest.windows), [c.strategy.model_dump_json() for c in backtest.courses]]
+    )
+    return f"reports/{backtest.pipeline}/backtest/{hashlib.sha256(words.encode()).hexdigest()[:12]}.html"
+
+
+def publish_backtest(lake: Lake, backtest: Backtest) -> str:
+    """Write a backtest's page and its figures; return where the page lies."""
+    path = backtest_path(backtest)
+    data = path.removesuffix(".html") + ".json"
+    lake.files().pipe_file(lake.uri(data), backtest.model_dump_json(indent=1).encode())
+    page = backtest_page(backtest, lake.environment, data.rsplit("/", 1)[-1])
+    lake.files().pipe_file(lake.uri(path), page.encode())
+    return path

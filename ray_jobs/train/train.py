@@ -11,7 +11,7 @@ from perennial.rules.features import code_hash, input_names, label_weights
 from perennial.rules.metrics import best_threshold
 from perennial.rules.scoring import Scorer
 from perennial.rules.tabular import fit_preprocessing
-from perennial.rules.windows import Windows, split_windows
+from perennial.rules.windows import split_windows
 from perennial.spec import Pipeline, TabularModel, TorchModel, load_pipeline
 from ray_jobs.train.cluster import fit_on_ray
 from ray_jobs.train.evaluate import evaluate_model
@@ -40,17 +40,18 @@ def train(request: TrainRequest) -> TrainedModel:
         f"{training.height:,}", f"{rows.height - training.height:,}", windows.train_start, windows.holdout_start,
     )  # fmt: skip
 
-    description = _describe(pipeline, training, rows[label])
+    description = describe_model(pipeline, training, rows[label])
     weights = weigh_rows(pipeline, description, training)
     options = FitOptions.of(pipeline.model, training.height, weighted=bool(label_weights(pipeline)))
     state = fit_on_ray(request, pipeline, description, options, windows, weights)
-    threshold = _threshold(Scorer(description, state.kept_weights, pipeline.model), pipeline, rows, windows)
+    validation = rows.filter(pl.col(event_time) >= windows.validation_start)
+    threshold = decide_threshold(Scorer(description, state.kept_weights, pipeline.model), pipeline, validation)
     scorer = Scorer(description.model_copy(update={"threshold": threshold}), state.kept_weights, pipeline.model)
     holdout = read_rows(
         lake, pipeline, request.features_snapshot_id, labelled(pipeline, request.as_of, start=windows.holdout_start)
     )
     metrics = evaluate_model(
-        pipeline.model.task, description.labels(holdout[label]), scorer.score(holdout), _constant(description, rows[label]),
+        pipeline.model.task, description.labels(holdout[label]), scorer.score(holdout), constant_answer(description, rows[label]),
         threshold=scorer.description.threshold, quantile=pipeline.promotion.quantile,
     )  # fmt: skip
     metrics |= {"epochs": state.epoch, "kept_epoch": state.kept_epoch, "curve": state.curve}
@@ -74,11 +75,10 @@ def train(request: TrainRequest) -> TrainedModel:
     )
 
 
-def _threshold(scorer: Scorer, pipeline: Pipeline, rows: pl.DataFrame, windows: Windows) -> float:
+def decide_threshold(scorer: Scorer, pipeline: Pipeline, validation: pl.DataFrame) -> float:
     """The probability to decide from that serves the validation rows best: the holdout has no say in it."""
     if scorer.description.task != "binary":
         return 0.5
-    validation = rows.filter(pl.col(event_time_of(pipeline)) >= windows.validation_start)
     return best_threshold(validation[pipeline.label.name].to_numpy(), scorer.score(validation))
 
 
@@ -86,7 +86,7 @@ def _time_columns(pipeline: Pipeline) -> list[str]:
     return [event_time_of(pipeline), pipeline.label.name, LABEL_KNOWN_AT]
 
 
-def _describe(pipeline: Pipeline, rows: pl.DataFrame, labels: pl.Series) -> ModelDescription:
+def describe_model(pipeline: Pipeline, rows: pl.DataFrame, labels: pl.Series) -> ModelDescription:
     """What is learned of the training rows; `labels` are those of the validation rows as well, where classes may be new."""
     model, label = pipeline.model, rows[pipeline.label.name]
     regression = model.task == "regression"
@@ -106,7 +106,8 @@ def _architecture(model: TabularModel | TorchModel) -> Architecture | ModuleSour
     return Architecture(hidden=model.hidden, dropout=model.dropout, members=model.members)
 
 
-def _constant(description: ModelDescription, labels: pl.Series) -> NDArray[np.float64] | float:
+def constant_answer(description: ModelDescription, labels: pl.Series) -> NDArray[np.float64] | float:
+    """What a model without inputs answers: the mean of the training labels, or the share of each class."""
     truth = description.labels(labels)
     if description.task == "multiclass":
         return np.bincount(truth.astype(np.int64), minlength=len(description.classes)) / len(truth)
