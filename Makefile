@@ -1,7 +1,11 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest bench-rollouts lint clean bench-models bench-training bench-gpu chaos-train
+=======
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
+>>>>>>> eff5597 (feat(serve): the Open Inference Protocol, Arrow bodies, contract checks, clients' tokens and dynamic batching)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,6 +62,15 @@ deploy: setup ## Upsert every deployment, schedule and automation on the running
 land: setup ## Put a file where a source looks: FILE=sales.csv TO=houses/sales.csv
 	@$(STACK) run -- $(abspath $(BIN))/python -m deployments.land "$(FILE)" "$(TO)"
 
+token: setup ## A new token for a client of the endpoint, shown once: CLIENT=shop [RATE=requests a second]
+	@$(BIN)/python -m deployments.tokens add "$(CLIENT)" $(if $(RATE),--rate $(RATE))
+
+tokens: setup ## List the endpoint's clients and their tokens' ids
+	@$(BIN)/python -m deployments.tokens list
+
+token-revoke: setup ## Take a client's tokens away, or one: CLIENT=shop [TOKEN=id]
+	@$(BIN)/python -m deployments.tokens revoke "$(CLIENT)" $(if $(TOKEN),--token $(TOKEN))
+
 run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1 SOURCE=... BATCH=... CHECK=...]
 	@$(STACK) run -- prefect deployment run "$(subst _,-,$(FLOW))/$(FLOW)" --param pipeline=$(PIPELINE) \
 		$(if $(VERSION),--param version=$(VERSION)) $(if $(SOURCE),--param 'source="$(SOURCE)"') \
@@ -71,7 +84,7 @@ test: setup ## Everything: packages the tests need, lint, types, tests
 	@$(MAKE) --no-print-directory -j2 lint pytest
 	@.ci/packages --remind
 
-pytest: setup # beside lint in `make test`: the tests wait more than they compute
+pytest: setup peers-clients # beside lint in `make test`: the tests wait more than they compute
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # Peers that benchmarks stand beside, each group in an environment of its own: they move what the stack has pinned.
@@ -101,6 +114,15 @@ bench-event: setup ## From a verdict's event to the first line of its retrain, 2
 
 chaos-watch: setup ## Duplicated, reordered and lost events, killed workers and servers: one retrain a decision, at length
 	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest tests/chaos/test_watch.py
+bench-serving: setup peers-serving ## What a request to the endpoint costs, beside its peers; then its latency by load
+	@$(BIN)/python -m benchmarks.serving cost
+	@$(BIN)/python -m benchmarks.serving shape
+
+soak-serving: setup ## Ten minutes at half load: memory flat, every answered row in predictions once (SECONDS=600)
+	@$(BIN)/python -m benchmarks.serving soak --seconds $(or $(SECONDS),600)
+
+fuzz-serving: setup peers-clients ## Ten thousand made-up requests of each kind: no 5xx, memory flat
+	@PERENNIAL_FUZZ=long $(BIN)/python -m pytest tests/ray_jobs/serve/test_fuzz.py
 
 bench-models: setup peers-models ## The default model beside LightGBM and scikit-learn (MONTHS="4 9 12" SEEDS="0 1 2 3 4")
 	@$(BIN)/python -m benchmarks.models $(if $(MONTHS),--months $(MONTHS)) $(if $(SEEDS),--seeds $(SEEDS))

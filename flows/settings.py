@@ -64,8 +64,8 @@ class Settings(BaseSettings):
     s3_port: int = _port(9090, "the embedded S3 server")
     reports_port: int = _port(8181, "the reports")
     metrics_port: int = _port(9464, "the metrics, as Prometheus reads them")
-    haproxy_metrics_port: int = _port(9101, "HAProxy's metrics (HAProxy binds them to all interfaces)")
-    haproxy_stats_port: int = _port(8404, "HAProxy's statistics (HAProxy binds them to all interfaces)")
+    haproxy_metrics_port: int = _port(9101, "HAProxy's metrics")
+    haproxy_stats_port: int = _port(8404, "HAProxy's statistics")
 
     s3_endpoint: str | None = Field(
         None,

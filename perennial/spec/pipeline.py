@@ -10,29 +10,12 @@ from perennial.spec.models import TabularModel, TorchModel
 from perennial.spec.monitoring import Monitoring
 from perennial.spec.promotion import Promotion
 from perennial.spec.rollout import Rollout
+from perennial.spec.serving import Serving
 from perennial.spec.sources import Join, Label, Source
 from perennial.spec.upkeep import Upkeep
 
 FeatureFunction = Callable[[pl.LazyFrame], pl.LazyFrame]
 SCHEDULABLE = ("ingest", "log_predictions", "maintain", "monitor", "stream")
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How the endpoint is run.
-
-    Args:
-        replicas: processes that answer.
-        maximum_rows: rows that one request may bring.
-        refresh_seconds: how soon versions, shares and joined tables follow the lake.
-        log_share: part of the requests that is written to the prediction log, in (0, 1], drawn by request id; `weight`
-            says what each row stands for. While a challenger is tried, every request is written.
-    """
-
-    replicas: int = 1
-    maximum_rows: int = 10_000
-    refresh_seconds: float = 2.0
-    log_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +66,7 @@ class Pipeline:
     schedules: Sequence[Schedule] = ()
     promotion: Promotion = field(default_factory=Promotion)
     monitoring: Monitoring = field(default_factory=Monitoring)
-    serving: Serving = Serving()
+    serving: Serving = field(default_factory=Serving)
     rollout: Rollout = field(default_factory=Rollout)
     upkeep: Upkeep = field(default_factory=Upkeep)
 

@@ -1,5 +1,7 @@
 """From a question to its answer: the same features and the same scorer as training and batch scoring use."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -20,13 +22,24 @@ from perennial.rules.joins import MOMENT, joined_columns
 from perennial.rules.scoring import SCORE_COLUMNS
 from perennial.spec import AsOf, Join, Pipeline, Source
 from perennial.spec.load import source_columns
+from ray_jobs.serve.checks import RowChecks
 from ray_jobs.serve.keeper import Serving
-from ray_jobs.serve.rows import Question, RowSchema
+from ray_jobs.serve.rows import RowReader, RowSchema, Sent
 from ray_jobs.serve.values import BadRequest, Column
 
 
 class FeaturesDiffer(RuntimeError):
     """The pipeline's features are not the inputs the model was trained on."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A request in the prediction log: its id, its rows, its latency, and how many answered rows each stands for."""
+
+    request_id: str
+    rows: int
+    latency_ms: float
+    weight: float = 1.0
 
 
 class Answers:
@@ -36,6 +49,8 @@ class Answers:
         self._pipeline = pipeline
         self.inputs = input_names(pipeline)
         self.schema = _row_schema(pipeline, list(self.inputs))
+        self._reader = RowReader(self.schema)
+        self.checks = RowChecks(pipeline, self.schema)
         self._empty = pl.DataFrame(schema={name: column.dtype for name, column in self.schema.columns.items()})
         self._joined = {join.source: _joined(pipeline, join) for join in pipeline.joins}
         self._example = _read_example(lake, pipeline, self._empty)
@@ -49,7 +64,7 @@ class Answers:
         self._identity = {name: _iceberg_type(self._empty[name]) for name in identity}
         many_classes = pipeline.model.task == "multiclass"
         self.log_schema = prediction_schema(self._identity, self.inputs, many_classes=many_classes)
-        self._unscored = [pl.lit(None).alias(n) for n in SCORE_COLUMNS if n in self.log_schema.names]
+        self._score_columns = [name for name in SCORE_COLUMNS if name in self.log_schema.names]
 
     @property
     def example(self) -> dict[str, Any]:
@@ -60,29 +75,46 @@ class Answers:
         row = example.select(sorted(self.schema.required)).row(0, named=True)
         return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
 
-    def compute(self, question: Question, serving: Serving, now: datetime) -> pl.DataFrame:
+    def read(self, requests: Sequence[Sent]) -> pl.DataFrame:
+        """The rows of requests with the same columns, typed, and kept to the contract.
+
+        Raises:
+            BadRequest: a row is not what the contract promises.
+        """
+        self._reader.brought(frozenset(requests[0].columns))
+        rows = self._reader.frame(requests)
+        self.checks.refuse(rows)
+        return rows
+
+    def compute(self, rows: pl.DataFrame, serving: Serving, now: datetime) -> pl.DataFrame:
         """The rows' features, in the rows' order: the same for every version that the replica holds.
 
         Raises:
             BadRequest: the features cannot be computed from these values.
         """
+        brought = self._reader.brought(frozenset(rows.columns))
         try:
-            rows = pl.concat([self._empty, question.rows], how="diagonal")
+            absent = [pl.lit(None, dtype).alias(n) for n, dtype in self._empty.schema.items() if n not in rows.columns]
+            rows = rows.with_columns(absent) if absent else rows
             if self._pseudonyms:
                 rows = self._pseudonyms.replace(rows, self._personal)
-            for source in question.brought & {*self._joined}:  # what of a join nothing reads need not be sent
-                absent = {name: dtype for name, dtype in self._joined[source].items() if name not in rows.columns}
-                rows = rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items())
+            for source in brought & {*self._joined}:  # what of a join nothing reads need not be sent
+                unread = {name: dtype for name, dtype in self._joined[source].items() if name not in rows.columns}
+                rows = rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in unread.items())
             rows = known_at(self._pipeline.entity_source, rows, as_of=now)
             tables = {
                 join.source: _relevant(self._pipeline, join, rows, serving.tables[join.source].rows)
                 for join in self._pipeline.joins
-                if join.source not in question.brought
+                if join.source not in brought
             }
             pasts = {name: held.past for name, held in serving.tables.items() if held.past is not None}
             return compute_features(self._pipeline, rows, tables, pasts)
         except pl.exceptions.PolarsError as error:
             raise BadRequest(f"the features cannot be computed from these rows: {error}") from error
+
+    def outputs(self, scores: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """What the model gives, by the names that clients know it by."""
+        return {"score": scores}
 
     def to_log(
         self,
@@ -96,29 +128,51 @@ class Answers:
         error: str | None = None,
         weight: float = 1.0,
     ) -> pa.Table:
-        """The rows of the prediction log.
+        """The rows of the prediction log, of one request.
 
         Args:
             scores: None where the version could not score them; `error` says why.
             weight: how many answered rows each stands for.
         """
-        rows = computed.with_columns(
-            pl.lit(request_id).alias("request_id"),
-            pl.int_range(pl.len(), dtype=pl.Int32).alias("row_index"),
-            *(serving.scorer.columns(scores).values() if scores is not None else self._unscored),
-            pl.lit(serving.version.version, pl.Int32).alias("version"),
-            pl.lit(role).alias("role"),
-            pl.lit(answered_at, pl.Datetime("us", "UTC")).alias("answered_at"),
-            pl.lit(latency_ms).alias("latency_ms"),
-            pl.lit(error, pl.String).alias("error"),
-            pl.lit(weight).alias("weight"),
-            *(
-                pl.col(name).cast(pl.Float64)
-                for name, kind in self.inputs.items()
-                if self._is_logged_number(name, kind)
+        asked = Logged(request_id, computed.height, latency_ms, weight)
+        return self.all_to_log(computed, scores, serving, [asked], answered_at, role, error)
+
+    def all_to_log(
+        self,
+        computed: pl.DataFrame,
+        scores: NDArray[np.float64] | None,
+        serving: Serving,
+        requests: Sequence[Logged],
+        answered_at: datetime,
+        role: str,
+        error: str | None = None,
+    ) -> pa.Table:
+        """The rows of the prediction log, of several requests in the rows' order."""
+        counts, rows = np.array([request.rows for request in requests]), computed.height
+        known = {
+            "request_id": pa.array(
+                [request.request_id for request in requests for _ in range(request.rows)], pa.string()
             ),
-        )
-        return rows.select(self.log_schema.names).to_arrow().cast(self.log_schema)
+            "row_index": pa.array(np.arange(rows) - np.repeat(np.cumsum(counts) - counts, counts), pa.int32()),
+            "version": pa.repeat(pa.scalar(serving.version.version, pa.int32()), rows),
+            "role": pa.repeat(role, rows),
+            "answered_at": pa.repeat(pa.scalar(answered_at, INSTANT), rows),
+            "latency_ms": pa.array(np.repeat([float(request.latency_ms) for request in requests], counts)),
+            "error": pa.repeat(pa.scalar(error, pa.string()), rows),
+            "weight": pa.array(np.repeat([float(request.weight) for request in requests], counts)),
+        }
+        if scores is None:
+            known |= {name: pa.nulls(rows, self.log_schema.field(name).type) for name in self._score_columns}
+        else:
+            given = serving.scorer.columns(scores)
+            known |= {n: given[n].to_arrow().cast(self.log_schema.field(n).type) for n in self._score_columns}
+        # Arrow's own arrays, not Polars's: a few rows are logged a thousand times a second.
+        features = computed.to_arrow()
+        columns = [
+            known[field.name] if field.name in known else features.column(field.name).cast(field.type, safe=False)
+            for field in self.log_schema
+        ]
+        return pa.Table.from_arrays(columns, schema=self.log_schema)
 
     def try_out(self, serving: Serving) -> None:
         """Answer the example: a model that cannot answer it is not served.
@@ -132,10 +186,7 @@ class Answers:
                 f"version {serving.version.version} of {self._pipeline.name} was trained on {wanted}, and its features "
                 f"are {self.inputs} here. It is not served. Train a new version, or check out its revision."
             )
-        serving.scorer.score(self.compute(Question(None, self._example, frozenset()), serving, datetime.now(UTC)))
-
-    def _is_logged_number(self, name: str, kind: str) -> bool:
-        return kind == "number" and name not in self._identity
+        serving.scorer.score(self.compute(self._example, serving, datetime.now(UTC)))
 
 
 def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:

@@ -1,180 +1,187 @@
-"""The pages of one pipeline's endpoint: what may be asked, by whom, and how an answer or a refusal looks."""
+"""The way in: who asks, what they ask and how much of it, before anything is read; and how a refusal looks.
 
-import hashlib
-import hmac
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol
+Questions take the short way, straight from ASGI to a worker; everything else (pages, metadata) goes through FastAPI.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from typing import Protocol
 
 import orjson
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
-from swagger_ui_bundle import swagger_ui_path
 
-from ray_jobs.serve.answer_log import LogFull
-from ray_jobs.serve.config import EndpointConfig
-from ray_jobs.serve.rows import RowSchema, check_request_id
-from ray_jobs.serve.values import BadRequest
+from ray_jobs.serve.arrow_rows import FILE, STREAM
+from ray_jobs.serve.batching import Ask, Overloaded, Reply, TimedOut
+from ray_jobs.serve.clients import Clients
+from ray_jobs.serve.inference_protocol import HEADER_LENGTH
+from ray_jobs.serve.rows import check_request_id
+from ray_jobs.serve.values import BadRequest, say
 
 REQUEST_ID = "x-request-id"
 STICKY_KEY = "x-sticky-key"  # while a canary answers a share, requests with the same key meet the same version
+_CONTENT = {  # what each path takes; infer's binary data come as octets
+    "/predict": {"application/json": "rows", STREAM: "arrow", FILE: "arrow"},
+    "/infer": {"application/json": "infer", "application/octet-stream": "infer"},
+}
+_NO_TOKEN = "send the header 'Authorization: Bearer <token>' with a token of yours (docs/serving.md)."  # noqa: S105
 
 
 class Answering(Protocol):
-    """What the pages need of a replica."""
+    """What the way in needs of a replica."""
 
-    @property
-    def rows(self) -> RowSchema:
-        """What a request's rows look like."""
+    async def answer(self, ask: Ask) -> Reply:
+        """The request's reply, written down before this returns."""
 
-    @property
-    def example(self) -> dict[str, Any]:
-        """A body that works."""
-
-    def metadata(self) -> dict[str, Any]:
-        """What the replica serves."""
-
-    async def answer(
-        self, body: bytes, request_id: str | None, with_features: bool, sticky_key: str | None = None
-    ) -> dict[str, Any]:
-        """Scores for the rows of a request's body, written down before this returns."""
+    def refused(self, ask_id: str, client: str, status: int) -> None:
+        """A request was refused before it was read."""
 
 
-class Unauthorised(Exception):
-    """No token, or another one."""
-
-
-def build_pages(config: EndpointConfig, token: bytes, replica: Answering) -> ASGIApp:
+class Gate:
     """The endpoint's ASGI application.
 
     Args:
-        token: SHA-256 of the token that clients must send; the token itself is not kept.
+        clients: None where anybody may ask.
+        maximum_bytes: of a body; not one byte more is held.
+        body_seconds: how long a body may take to arrive.
+        pages: for whatever is no question.
     """
-    app = FastAPI(
-        title=f"{config.pipeline}: predictions by Perennial",
-        description="Press *Authorize* and give the token; every request but `ready` and this page needs it.",
-        version="2",
-        docs_url=None,
-        redoc_url=None,
-        root_path_in_servers=False,
-        servers=[{"url": config.route}],
-    )
-    app.openapi_version = "3.0.3"  # the Swagger UI that comes as a package does not know 3.1
-    allowed = Depends(_authorise(token))
-    _refuse_politely(app)
 
-    # Swagger UI from its package: FastAPI's own page loads it from a host outside, and stays blank without a network.
-    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return get_swagger_ui_html(
-            openapi_url=f"{config.route}/openapi.json",
-            title=app.title,
-            swagger_js_url=f"{config.route}/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url=f"{config.route}/docs/assets/swagger-ui.css",
-            swagger_favicon_url=f"{config.route}/docs/assets/favicon-32x32.png",
-        )
-
-    @app.get("/", dependencies=[allowed], summary="What is served")
-    async def metadata() -> dict[str, Any]:
-        return replica.metadata()
-
-    @app.get("/ready", summary="Whether this replica answers")
-    async def ready() -> dict[str, bool]:
-        return {"ready": True}  # a replica that could not load its version is never reached
-
-    @app.post("/predict", dependencies=[allowed], summary="Scores for rows", openapi_extra=_describe_body(replica))
-    async def predict(request: Request, features: bool = False) -> Response:
-        """Scores for the rows, in their order. `features=true` returns the model's inputs too."""
-        request_id = check_request_id(request.headers.get(REQUEST_ID))  # Serve makes one up, and returns it as a header
-        body = await _read_body(request, config.serve.maximum_body_bytes)
-        answer = await replica.answer(body, request_id, features, request.headers.get(STICKY_KEY))
-        return _json(200, answer)
-
-    return _RootWithoutSlash(app)
-
-
-class _RootWithoutSlash:
-    """FastAPI has no route for the prefix alone and would redirect to the prefix and a slash."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(
+        self,
+        replica: Answering,
+        clients: Clients | None,
+        maximum_bytes: int,
+        body_seconds: float,
+        pages: ASGIApp,
+    ) -> None:
+        self._replica, self._clients, self._pages = replica, clients, pages
+        self._maximum_bytes, self._body_seconds = maximum_bytes, body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == scope.get("root_path"):
-            scope = {**scope, "path": scope["path"] + "/"}
-        await self._app(scope, receive, send)
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._pages(scope, receive, send)
+            return
+        path: str = scope["path"]
+        root: str = scope.get("root_path", "")
+        place, version = _place(path[len(root) :] if path.startswith(root) else path)
+        if place is None:
+            await self._pages(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_id, client = "", ""
+        try:
+            request_id = check_request_id(headers.get(REQUEST_ID) or None) or ""
+            if scope["method"] != "POST":
+                raise _Refused(405, "send a POST.", [(b"allow", b"POST")])
+            client = self._admit(headers)
+            kind = _kind(place, headers)
+            body = await self._read(headers, receive)
+            options = {name: headers[name] for name in ("accept", HEADER_LENGTH, STICKY_KEY) if name in headers}
+            if scope["query_string"]:
+                options["query"] = scope["query_string"].decode("latin-1")
+            ask = Ask(kind, body, request_id, client, options, version)
+            reply = await self._replica.answer(ask)
+        except BadRequest as error:
+            reply = refusal(error.status, error.detail)
+            self._replica.refused(request_id, client, error.status)
+        except _Refused as error:
+            reply = refusal(error.status, error.detail, error.headers)
+            self._replica.refused(request_id, client, error.status)
+        except (Overloaded, TimedOut) as error:
+            detail = (
+                "more requests wait than can be answered in time"
+                if isinstance(error, Overloaded)
+                else "it took too long"
+            )
+            reply = refusal(
+                503, f"{detail}; nothing was answered. Come back after the seconds in Retry-After.", _retry(1)
+            )
+            self._replica.refused(request_id, client, 503)
+        start = {"type": "http.response.start", "status": reply.status}
+        start["headers"] = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+        await send(start)
+        await send({"type": "http.response.body", "body": reply.body})
+
+    def _admit(self, headers: dict[str, str]) -> str:
+        if self._clients is None:
+            return ""
+        client = self._clients.who(headers.get("authorization", "").encode("latin-1"))
+        if client is None:
+            raise _Refused(401, _NO_TOKEN, [(b"www-authenticate", b"Bearer")])
+        wait = self._clients.wait_seconds(client)
+        if wait:
+            seconds = math.ceil(wait)
+            raise _Refused(429, f"client {client} asks more often than it may; wait {seconds} s.", _retry(seconds))
+        return client
+
+    async def _read(self, headers: dict[str, str], receive: Receive) -> bytes:
+        """The body, of which no more than the limit is ever held, also where its length is not announced."""
+        announced = headers.get("content-length", "")
+        if announced.isdigit() and (len(announced) > 15 or int(announced) > self._maximum_bytes):
+            raise self._too_large()
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            try:
+                async with asyncio.timeout(self._body_seconds):
+                    body = await self._read_rest(bytearray(body), receive)
+            except TimeoutError:
+                raise _Refused(408, f"the body did not arrive within {self._body_seconds:g} s.") from None
+        elif message["type"] == "http.disconnect":
+            raise _Refused(400, "the body was cut off.")
+        if len(body) > self._maximum_bytes:
+            raise self._too_large()
+        return body
+
+    async def _read_rest(self, body: bytearray, receive: Receive) -> bytes:
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Refused(400, "the body was cut off.")
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._maximum_bytes:
+                raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> "_Refused":
+        return _Refused(413, f"the body is larger than {self._maximum_bytes:,} bytes; send fewer rows at a time.")
 
 
-def _authorise(token: bytes) -> Callable[..., Awaitable[None]]:
-    bearer = HTTPBearer(auto_error=False)
-
-    async def authorise(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if sent is None or not hmac.compare_digest(hashlib.sha256(sent.credentials.encode()).digest(), token):
-            raise Unauthorised
-
-    return authorise
+class _Refused(Exception):
+    def __init__(self, status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, tuple(headers)
 
 
-async def _read_body(request: Request, maximum_bytes: int) -> bytes:
-    """The body, of which no more than the limit is ever held, also where its length is not announced."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise BadRequest("compressed bodies are not accepted; send plain JSON.", status=415)
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise BadRequest(f"content type {kind!r} is not accepted; send application/json.", status=415)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > maximum_bytes:
-            raise BadRequest(f"the body is larger than {maximum_bytes:,} bytes; send fewer rows at a time.", status=413)
-    return bytes(body)
+def refusal(status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
+    """How every refusal looks, after the Open Inference Protocol: `{"error": "what and where"}`."""
+    return Reply(status, orjson.dumps({"error": detail}), ((b"content-type", b"application/json"), *headers))
 
 
-def _refuse_politely(app: FastAPI) -> None:
-    @app.exception_handler(BadRequest)
-    async def bad_request(request: Request, error: BadRequest) -> Response:
-        return _json(error.status, {"error": error.detail})
-
-    @app.exception_handler(Unauthorised)
-    async def unauthorised(request: Request, error: Unauthorised) -> Response:
-        detail = "send the header 'Authorization: Bearer <token>' with the endpoint's token."
-        return _json(401, {"error": detail}, {"www-authenticate": "Bearer"})
-
-    @app.exception_handler(LogFull)
-    async def log_full(request: Request, error: LogFull) -> Response:
-        return _json(503, {"error": str(error)}, {"retry-after": "30"})
+def _retry(seconds: int) -> list[tuple[bytes, bytes]]:
+    return [(b"retry-after", str(seconds).encode())]
 
 
-def _json(status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+def _place(path: str) -> tuple[str | None, int | None]:
+    """Which question a path asks, of which version; None: none."""
+    if path in _CONTENT:
+        return path, None
+    if path.startswith("/versions/"):
+        version, _, rest = path.removeprefix("/versions/").partition("/")
+        if f"/{rest}" in _CONTENT and version.isascii() and version.isdigit() and len(version) < 10:
+            return f"/{rest}", int(version)
+    return None, None
 
 
-def _describe_body(replica: Answering) -> dict[str, Any]:
-    kinds = {"whole number": "integer", "number": "number", "true or false": "boolean"}
-    described = replica.rows.describe()
-    columns = {**described["columns"], **{n: c for join in described["joined"].values() for n, c in join.items()}}
-    properties = {
-        name: {
-            "type": [kinds.get(column["type"], "string"), *(["null"] if column["nullable"] else [])],
-            "description": column["type"],
-        }
-        for name, column in columns.items()
-    }
-    row = {
-        "type": "object",
-        "properties": properties,
-        "required": sorted(replica.rows.required),
-        "additionalProperties": False,
-    }
-    schema = {
-        "type": "object",
-        "properties": {"rows": {"type": "array", "minItems": 1, "items": row}, "request_id": {"type": "string"}},
-        "required": ["rows"],
-        "additionalProperties": False,
-        "example": replica.example,
-    }
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def _kind(place: str, headers: dict[str, str]) -> str:
+    if headers.get("content-encoding", "identity") not in ("identity", ""):
+        raise BadRequest("compressed bodies are not accepted; send it plain.", status=415)
+    sent = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kinds = _CONTENT[place]
+    if sent not in kinds:
+        raise BadRequest(f"content type {say(sent)} is not accepted; send one of {', '.join(kinds)}.", status=415)
+    return kinds[sent]

@@ -19,7 +19,7 @@ class ServeConfig(BaseModel, frozen=True):
     ship_seconds: float = Field(2.0, gt=0, le=3600, description="What a lost node may cost: rows go to S3 this often.")
     maximum_log_bytes: int = Field(1 << 30, gt=0, description="Answered rows a node may hold while S3 is away.")
     maximum_body_bytes: int = Field(32 << 20, gt=0, description="Larger request bodies are refused with 413.")
-    maximum_ongoing_requests: int = Field(100, gt=0, description="Requests one replica works on at a time.")
+    maximum_ongoing_requests: int = Field(500, gt=0, description="Requests on their way in one replica; more: 503.")
     replica_cpus: float = Field(0.1, gt=0, description="CPU slot of a replica: small, so that retraining finds room.")
     rollout_seconds: float = Field(120.0, gt=0, description="How long a roll-out may take before it is rolled back.")
     draining_seconds: float = Field(5.0, ge=0, description="How long a replaced replica finishes what it has begun.")
@@ -36,6 +36,7 @@ class EndpointConfig(BaseModel, frozen=True):
     Args:
         pipelines: folder of the pipelines' files, the same on every node.
         code_hash: of the pipeline as it was when the application was deployed.
+        maximum_replicas: up to so many are started under load, from those that a roll-out asks for.
     """
 
     lake: Lake
@@ -43,6 +44,8 @@ class EndpointConfig(BaseModel, frozen=True):
     pipelines: Path
     code_hash: str
     serve: ServeConfig
+    maximum_replicas: int = 1
+    target_ongoing_requests: float = 20.0
 
     @property
     def route(self) -> str:

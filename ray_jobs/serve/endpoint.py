@@ -1,32 +1,36 @@
 """One replica of a pipeline's endpoint: holds the champion and the joined tables, answers, writes down, follows."""
 
-import hashlib
 import logging
 import threading
-import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
-import polars as pl
 import torch
 from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from starlette.types import ASGIApp
 
-from perennial.lakehouse.secrets import open_secret
 from perennial.rules.features import feature_code_hash, pipeline_code_hash
 from perennial.spec import load_pipeline
 from ray_jobs.serve.answer_log import AnswerLog
 from ray_jobs.serve.answers import Answers
-from ray_jobs.serve.application import build_pages
+from ray_jobs.serve.application import Gate
+from ray_jobs.serve.batching import Ask, Batcher, Reply
+from ray_jobs.serve.clients import Clients
 from ray_jobs.serve.config import EndpointConfig
+from ray_jobs.serve.inference_protocol import describe_inputs
 from ray_jobs.serve.keeper import Keeper, ReplicaState, WrongCode
-from ray_jobs.serve.rows import RowSchema, read_question
-from ray_jobs.serve.trying import Failure, Mirror, Unscorable, log_weight, score
+from ray_jobs.serve.pages import build_pages
+from ray_jobs.serve.questions import Questions
+from ray_jobs.serve.request_log import RequestLog
+from ray_jobs.serve.rows import RowSchema
+from ray_jobs.serve.trying import Mirror
 
 logger = logging.getLogger("ray.serve")
-WORKERS = 4  # threads for parsing, features and the forward pass: polars and torch let go of the interpreter
+REQUEST_LOG_SECONDS = 1.0
 
 
 class Endpoint:
@@ -43,20 +47,30 @@ class Endpoint:
                 f"{config.pipelines}/{config.pipeline}.py on this node is {code_hash}. Bring the node to the same "
                 "revision, or roll a version out again to deploy today's code."
             )
-        token = open_secret(config.serve.token, config.lake.secrets_dir).get_secret_value()
-        self._token = hashlib.sha256(token.encode()).digest()
+        options, serving = config.serve, self._pipeline.serving
+        self._replica = uuid.uuid4().hex[:12]
+        self._clients = Clients(options.token, config.lake.secrets_dir)
         self._answers = Answers(config.lake, self._pipeline)
         self._keeper = Keeper(config.lake, self._pipeline, feature_code_hash(self._pipeline), self._answers.try_out)
         self._log = AnswerLog(
-            config.lake, config.pipeline, config.serve.log_folder / config.pipeline, config.serve.maximum_log_bytes
+            config.lake, config.pipeline, options.log_folder / config.pipeline, options.maximum_log_bytes
         )
+        path = options.log_folder.parent / "logs" / "requests" / f"{config.pipeline}-{self._replica}.jsonl"
+        self._requests = RequestLog(path, config.pipeline)
         self._mirror = Mirror(self._answers, self._log.append)
-        self._replica = uuid.uuid4().hex[:12]
-        self._limiter: anyio.CapacityLimiter | None = None
+        questions = Questions(self._answers, self._keeper, self._log, self._mirror, self._requests, serving)
+        self._batcher = Batcher(
+            questions.answer,
+            serving.batch_requests,
+            serving.batch_wait_seconds,
+            options.maximum_ongoing_requests,
+            serving.timeout_seconds,
+        )
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._repeat, args=(self._keeper.refresh, self._pipeline.serving.refresh_seconds)),
-            threading.Thread(target=self._repeat, args=(self._log.ship, config.serve.ship_seconds)),
+            threading.Thread(target=self._repeat, args=(self._keeper.refresh, serving.refresh_seconds)),
+            threading.Thread(target=self._repeat, args=(self._log.ship, options.ship_seconds)),
+            threading.Thread(target=self._repeat, args=(self._requests.flush, REQUEST_LOG_SECONDS)),
         ]
         for thread in self._threads:
             thread.daemon = True
@@ -64,7 +78,9 @@ class Endpoint:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the constructor is done: the pages can show what was loaded."""
-        return build_pages(self._config, self._token, self)
+        options = self._config.serve
+        pages = build_pages(self._config.pipeline, self._config.route, self._clients, self)
+        return Gate(self, self._clients, options.maximum_body_bytes, self._pipeline.serving.timeout_seconds, pages)
 
     @property
     def rows(self) -> RowSchema:
@@ -73,33 +89,39 @@ class Endpoint:
 
     @property
     def example(self) -> dict[str, Any]:
-        """A request's body that works."""
-        return {"rows": [self._answers.example]}
+        """A row that can be sent, as JSON."""
+        return self._answers.example
 
-    async def answer(
-        self, body: bytes, request_id: str | None, with_features: bool, sticky_key: str | None = None
-    ) -> dict[str, Any]:
-        """Scores for the rows of a request's body, written down before this returns.
+    async def answer(self, ask: Ask) -> Reply:
+        """The request's reply, written down before this returns."""
+        return await self._batcher.submit(ask)
 
-        Args:
-            sticky_key: while a canary answers a share of the requests, all of one key are answered by one version.
-        """
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(WORKERS)
-        asked = (body, request_id, with_features, sticky_key)
-        return await anyio.to_thread.run_sync(self._answer, *asked, limiter=self._limiter)
+    def refused(self, ask_id: str, client: str, status: int) -> None:
+        """Note a request that was refused before it was read."""
+        self._requests.add([{"request_id": ask_id, "client": client, "version": None, "status": status}])
 
-    def metadata(self) -> dict[str, Any]:
-        """What is served, and how fresh."""
+    def metadata(self, version: int | None = None) -> dict[str, Any] | None:
+        """What is served, after the Open Inference Protocol, and how fresh it is; None: not this version."""
         serving, now = self._keeper.current, datetime.now(UTC)
+        if version is not None:
+            loaded = self._keeper.loaded(version)
+            if loaded is None:
+                return None
+            serving = loaded
+        classes = serving.scorer.description.classes
         return {
             "name": self._config.pipeline,
+            "versions": [str(held) for held in self._keeper.versions] if version is None else [str(version)],
+            "platform": "perennial",
+            "inputs": describe_inputs(self.rows),
+            "outputs": [{"name": "score", "datatype": "FP64", "shape": [-1, *([len(classes)] if classes else [])]}],
             "version": serving.version.version,
             "generation": serving.stage.generation,
             "trial": self._describe_trial(),
             "replica": self._replica,
             "code_hash": self._config.code_hash,
-            "inputs": self.rows.describe(),
+            "rows": self.rows.describe(),
+            "checks": self._answers.checks.names,
             "features": self._answers.inputs,
             "tables": {
                 name: {
@@ -129,7 +151,7 @@ class Endpoint:
 
     def check_health(self) -> None:
         """Health means doing: the threads live and a row is scored. Called by Serve."""
-        if not all(thread.is_alive() for thread in (*self._threads, self._mirror.thread)):
+        if not all(thread.is_alive() for thread in (*self._threads, *self._batcher.threads, self._mirror.thread)):
             raise RuntimeError(f"a background thread of the endpoint of {self._config.pipeline} has died; replace it.")
         self._answers.try_out(self._keeper.current)
 
@@ -138,9 +160,11 @@ class Endpoint:
         stopping = getattr(self, "_stopping", None)
         if stopping is not None:
             stopping.set()
+            self._batcher.close()
             self._mirror.close()
             self._threads[1].join()
             self._log.close()
+            self._requests.flush()
 
     def _describe_trial(self) -> dict[str, Any] | None:
         tried = self._keeper.traffic.challenger
@@ -148,49 +172,7 @@ class Endpoint:
             return None
         return {"version": tried.trial.version, "stage": tried.trial.stage, "share": tried.trial.share}
 
-    def _answer(
-        self, body: bytes, request_id: str | None, with_features: bool, sticky_key: str | None
-    ) -> dict[str, Any]:
-        started = time.perf_counter()
-        traffic = self._keeper.traffic  # once: a swap meanwhile does not touch this request
-        question = read_question(body, self._answers.schema, self._pipeline.serving.maximum_rows)
-        now = datetime.now(UTC)
-        computed = self._answers.compute(question, traffic.champion, now)
-        named = question.request_id or request_id or str(uuid.uuid4())
-        weight = log_weight(traffic, self._pipeline.serving.log_share, named)
-        try:
-            scored = score(traffic, computed, sticky_key or named)
-        except Unscorable as error:
-            latency_ms = (time.perf_counter() - started) * 1000
-            self._log_failure(computed, error.failure, named, now, latency_ms)
-            raise
-        latency_ms = (time.perf_counter() - started) * 1000
-        if scored.failed:
-            self._log_failure(computed, scored.failed, named, now, latency_ms)
-        if weight is not None:
-            logged = (computed, scored.scores, scored.serving, named, now, latency_ms, scored.role)
-            self._log.append(self._answers.to_log(*logged, weight=weight))
-        if traffic.mirrored:
-            self._mirror.offer(traffic, computed, named, now, latency_ms)
-        answer = {
-            "request_id": named,
-            "version": scored.serving.version.version,
-            "scores": scored.scores.tolist(),
-            "tables": {name: str(snapshot_id) for name, snapshot_id in scored.serving.snapshots.items()},
-        }
-        if classes := scored.serving.scorer.description.classes:
-            answer |= {"classes": list(classes), "predicted": [classes[n] for n in scored.scores.argmax(axis=1)]}
-        if with_features:
-            answer["features"] = computed.select(list(self._answers.inputs)).to_dicts()
-        return answer
-
-    def _log_failure(
-        self, computed: pl.DataFrame, failure: Failure, named: str, now: datetime, latency_ms: float
-    ) -> None:
-        log, served = self._answers.to_log, failure.serving
-        self._log.append(log(computed, None, served, named, now, latency_ms, failure.role, failure.error))
-
-    def _repeat(self, work: Any, seconds: float) -> None:
+    def _repeat(self, work: Callable[[], Any], seconds: float) -> None:
         work()  # at once: what a dead replica left behind is shipped now
         while not self._stopping.wait(seconds):
             work()
@@ -198,17 +180,31 @@ class Endpoint:
 
 def application(config: EndpointConfig, replicas: int) -> serve.Application:
     """The Serve application of one pipeline, to be run under the pipeline's name and route."""
+    options = config.serve
+    scaling: dict[str, Any] = {"num_replicas": replicas}
+    if config.maximum_replicas > replicas:
+        autoscaling = AutoscalingConfig(
+            min_replicas=replicas,
+            max_replicas=config.maximum_replicas,
+            target_ongoing_requests=config.target_ongoing_requests,
+            upscale_delay_s=5,
+            downscale_delay_s=60,
+        )
+        scaling = {"autoscaling_config": autoscaling}
     deployment = serve.deployment(
         name="endpoint",
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": config.serve.replica_cpus},
-        max_ongoing_requests=config.serve.maximum_ongoing_requests,
+        **scaling,
+        ray_actor_options={"num_cpus": options.replica_cpus},
+        # Ours refuses first, by the same number; Serve's limit stands for whatever reaches no worker.
+        max_ongoing_requests=2 * options.maximum_ongoing_requests,
+        max_queued_requests=options.maximum_ongoing_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         max_constructor_retry_count=2,
         # A new replica answers before an old one stops; all at once, because they are few and small.
         max_surge_percent=100,
         rolling_update_percentage=1.0,
         graceful_shutdown_wait_loop_s=0.2,
-        graceful_shutdown_timeout_s=config.serve.draining_seconds,
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        graceful_shutdown_timeout_s=options.draining_seconds,
+        logging_config={"encoding": "JSON", "enable_access_log": False, "log_level": "WARNING"},
     )
     return deployment(serve.ingress()(Endpoint)).bind(config)

@@ -141,6 +141,15 @@ class Keeper:
         """The champion as it is loaded."""
         return self.traffic.champion
 
+    @property
+    def versions(self) -> list[int]:
+        """The versions that this replica can answer with, the champion first."""
+        return [held.version.version for held in self._loaded()]
+
+    def loaded(self, version: int) -> Serving | None:
+        """A version that this replica can answer with now; None: it does not serve here."""
+        return next((held for held in self._loaded() if held.version.version == version), None)
+
     def refresh(self) -> None:
         """Look at the registry and the joined tables; swap in what is new. What cannot be loaded leaves the old one.
 

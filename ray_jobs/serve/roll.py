@@ -14,9 +14,10 @@ from ray.serve.schema import ApplicationStatus
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.secrets import open_secret
-from ray_jobs.serve.config import EndpointConfig
+from ray_jobs.serve.config import EndpointConfig, ServeConfig
 from ray_jobs.serve.endpoint import application
 from ray_jobs.serve.keeper import ReplicaState
+from ray_jobs.serve.server import deploy_server
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
@@ -69,8 +70,12 @@ def roll(request: RollRequest) -> RollReport:
     started = time.monotonic()
     deadline = started + request.endpoint.serve.rollout_seconds
     options = request.endpoint.serve
-    serve.start(http_options={"host": options.host, "port": options.port})
     try:
+        _start(options, deadline)
+        deploy_server(options.token, request.endpoint.lake.secrets_dir)
+        deadline = (
+            time.monotonic() + options.rollout_seconds
+        )  # what it took to bring Serve up is not the version's fault
         redeployed = not _is_deployed(request)
         if redeployed:
             _deploy(request)
@@ -79,6 +84,18 @@ def roll(request: RollRequest) -> RollReport:
     except _RollFailed as error:
         return RollReport(failure=str(error), seconds=time.monotonic() - started)
     return RollReport(states=states, redeployed=redeployed, seconds=time.monotonic() - started)
+
+
+def _start(options: ServeConfig, deadline: float) -> None:
+    """Serve, up and with its proxy. On a busy machine a proxy takes longer to start than the minute that Serve gives it."""
+    while True:
+        try:
+            serve.start(http_options={"host": options.host, "port": options.port})
+            return
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            if time.monotonic() > deadline:
+                raise _RollFailed(f"Serve's proxy at {options.url} did not start: {error}") from error
+            logger.warning("Serve's proxy is not up yet: %s", type(error).__name__)
 
 
 def _is_deployed(request: RollRequest) -> bool:

@@ -1,7 +1,7 @@
 """From a request's body to rows with the contract's types, or to a refusal that names the row and the column."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 from ray_jobs.serve.values import ABSENT, BadRequest, Column, read_column, say
 
 REQUEST_ID_LENGTH = 128
+MAXIMUM_COLUMNS = 4_096
 
 
 @dataclass(frozen=True)
@@ -42,35 +43,84 @@ class RowSchema:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request that can be answered. `brought`: the sources whose joined columns came with the rows."""
+class Sent:
+    """The rows of one request as they came: each column a list of JSON's values, or a typed series."""
 
-    request_id: str | None
-    rows: pl.DataFrame
-    brought: frozenset[str]
+    height: int
+    columns: Mapping[str, list[Any] | pl.Series]
+    request_id: str | None = None
 
 
-def read_question(body: bytes, schema: RowSchema, maximum_rows: int) -> Question:
-    """Check and type a request's body.
+def read_rows(body: bytes, maximum_rows: int) -> Sent:
+    """The rows of a JSON body, `{"rows": [{column: value, ...}, ...]}`, not yet checked.
 
     Raises:
-        BadRequest: with the first mistake found; nothing was computed or logged.
+        BadRequest: the body is not of this form.
     """
-    content = _parse(body)
+    content = parse_json(body)
     if not isinstance(content, dict):
         raise BadRequest('the body must be a JSON object: {"rows": [{column: value, ...}, ...]}.')
     if strange := sorted(set(content) - {"rows", "request_id"}):
-        raise BadRequest(f"the body has a field {strange[0]!r}; it may have 'rows' and 'request_id'.")
+        raise BadRequest(f"the body has a field {say(strange[0])}; it may have 'rows' and 'request_id'.")
     rows = _check_rows(content.get("rows"), maximum_rows)
-    present = set().union(*rows)
-    brought = _check_columns(present, schema)
-    known = {**schema.columns, **{name: c for columns in schema.joined.values() for name, c in columns.items()}}
-    series = [
-        read_column(name, [row.get(name, ABSENT) for row in rows], column)
-        for name, column in known.items()
-        if name in present
-    ]
-    return Question(check_request_id(content.get("request_id")), pl.DataFrame(series), brought)
+    if len(rows) == 1:
+        columns = {name: [value] for name, value in rows[0].items()}
+    else:
+        present = set().union(*rows)
+        if len(present) > MAXIMUM_COLUMNS:  # rows times columns values are made of it
+            raise BadRequest(f"the rows have {len(present):,} different columns; no model has so many.")
+        columns = {name: [row.get(name, ABSENT) for row in rows] for name in present}
+    return Sent(len(rows), columns, check_request_id(content.get("request_id")))
+
+
+class RowReader:
+    """What rows may hold, and the way from requests to one typed frame. Safe from any thread."""
+
+    def __init__(self, schema: RowSchema) -> None:
+        self.schema = schema
+        self._known = {
+            **schema.columns,
+            **{name: column for columns in schema.joined.values() for name, column in columns.items()},
+        }
+        self._brought: dict[frozenset[str], frozenset[str]] = {}
+
+    def brought(self, present: frozenset[str]) -> frozenset[str]:
+        """The sources whose joined columns are among those that were sent.
+
+        Raises:
+            BadRequest: a column is unknown, or one is missing.
+        """
+        found = self._brought.get(present)
+        if found is None:
+            found = _check_columns(present, self.schema)
+            if len(self._brought) < 1_000:
+                self._brought[present] = found
+        return found
+
+    def frame(self, requests: Sequence[Sent]) -> pl.DataFrame:
+        """The rows of requests that have the same columns, one below the other, in the contract's types.
+
+        Raises:
+            BadRequest: a value is not of its column's type. Its row is counted over all requests.
+        """
+        first = requests[0].columns
+        return pl.DataFrame(
+            [
+                read_column(name, _stack(name, column, requests), column)
+                for name, column in self._known.items()
+                if name in first
+            ]
+        )
+
+
+def _stack(name: str, column: Column, requests: Sequence[Sent]) -> list[Any] | pl.Series:
+    parts = [request.columns[name] for request in requests]
+    if len(parts) == 1:
+        return parts[0]
+    lists = [part for part in parts if isinstance(part, list)]
+    if len(lists) == len(parts):
+        return [value for part in lists for value in part]
+    return pl.concat([read_column(name, part, column) for part in parts])
 
 
 def check_request_id(value: object) -> str | None:
@@ -97,12 +147,16 @@ def say_type(dtype: pl.DataType) -> str:
     return "string"
 
 
-def _parse(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
+    """JSON, and NaN and infinity as well, which are none: then the row and the column can be named.
+
+    Raises:
+        BadRequest: it is not JSON.
+    """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         refusal = BadRequest(f"the body is not JSON: {error}.", status=400)
-    # NaN and infinity are no JSON, but Python's parser reads them: then the row and the column can be named.
     if b"NaN" not in body and b"Infinity" not in body:
         raise refusal
     try:
@@ -124,10 +178,10 @@ def _check_rows(rows: object, maximum_rows: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_columns(present: set[str], schema: RowSchema) -> frozenset[str]:
+def _check_columns(present: frozenset[str], schema: RowSchema) -> frozenset[str]:
     known = set(schema.columns).union(*schema.joined.values())
     if unknown := sorted(present - known):
-        raise BadRequest(f"column {unknown[0]!r} is unknown; the columns of a row are {sorted(known)}.")
+        raise BadRequest(f"row 0: column {say(unknown[0])} is unknown; the columns of a row are {sorted(known)}.")
     if missing := sorted(schema.required - present):
         raise BadRequest(f"row 0: column {missing[0]!r} is missing; a row needs {sorted(schema.required)}.")
     brought = set()

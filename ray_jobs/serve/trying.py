@@ -81,6 +81,14 @@ def score(traffic: Traffic, computed: pl.DataFrame, key: str) -> Scored:
     return Scored(scored.serving, scored.role, scored.scores, scored.milliseconds, failed)
 
 
+def score_together(serving: Serving, role: str, computed: pl.DataFrame) -> Scored | None:
+    """Scores of several requests by one version; None where it failed: then ask one by one, for not all may fail."""
+    try:
+        return _score(serving, role, computed)
+    except _Failed:
+        return None
+
+
 def log_weight(traffic: Traffic, log_share: float, request_id: str) -> float | None:
     """How many requests a logged one stands for; None: this one is not logged. While a version is tried, every one is."""
     if log_share >= 1 or traffic.challenger is not None:

@@ -25,7 +25,7 @@ from perennial.rules.scoring import class_matrix
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.serve.answers import Answers
 from ray_jobs.serve.keeper import Serving
-from ray_jobs.serve.rows import read_question
+from ray_jobs.serve.rows import read_rows
 
 FILE = '''
 from datetime import timedelta
@@ -128,8 +128,8 @@ def log_an_answer(lake: Lake, pipeline: Pipeline, version: ModelVersion) -> None
     scorer = load_scorer(lake, "parcels", version.artifact_id, version.manifest_sha256, pipeline.model)
     serving = Serving(stage=cast(Any, None), version=version, scorer=scorer, tables={})
     row = {"parcel_id": 1, "sent_at": "2024-05-01T00:00:00Z", "weight_kg": 12.0, "city": "Rome"}
-    question = read_question(json.dumps({"rows": [row]}).encode(), answers.schema, maximum_rows=10)
-    computed = answers.compute(question, serving, AS_OF)
+    asked = answers.read([read_rows(json.dumps({"rows": [row]}).encode(), 10)])
+    computed = answers.compute(asked, serving, AS_OF)
     ship_segment(lake, "parcels", "one", answers.to_log(computed, scorer.score(computed), serving, "one", AS_OF, 1.0))
     ship_segment(lake, "parcels", "two", answers.to_log(computed, None, serving, "two", AS_OF, 1.0, "canary", "broken"))
     assert commit_predictions(lake, "parcels") == 2

@@ -29,7 +29,7 @@ from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.features.build import BuildRequest, build
 from ray_jobs.serve.answers import Answers
 from ray_jobs.serve.keeper import Keeper
-from ray_jobs.serve.rows import read_question
+from ray_jobs.serve.rows import read_rows
 from tasks.lakehouse import PartsLeftOut
 from tasks.refusal import BatchRefused
 from tests.conftest import S3
@@ -127,8 +127,8 @@ def answer(lake: Lake, pipeline: Pipeline) -> pl.DataFrame:
     answers = Answers(lake, pipeline)
     keeper = Keeper(lake, pipeline, feature_code_hash(pipeline), answers.try_out)
     body = {"rows": [{"visit": 1, "email": ANN, "visited_at": "2024-05-01T13:00:00Z", "minutes": 30}]}
-    question = read_question(json.dumps(body).encode(), answers.schema, 10)
-    computed = answers.compute(question, keeper.current, NOON)
+    rows = answers.read([read_rows(json.dumps(body).encode(), 10)])
+    computed = answers.compute(rows, keeper.current, NOON)
     scores = keeper.current.scorer.score(computed)
     ship_segment(lake, "clinic", "segment", answers.to_log(computed, scores, keeper.current, "asked", NOON, 1.0))
     assert "psn_" not in json.dumps(answers.example)

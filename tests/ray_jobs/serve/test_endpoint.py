@@ -1,6 +1,7 @@
 """One endpoint on a real Ray, behind its real proxy, asked over HTTP as clients ask."""
 
 import json
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from perennial.rules.features import compute_features, input_names, known_at, pi
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.serve.config import EndpointConfig, ServeConfig
 from ray_jobs.serve.roll import RollReport, RollRequest, roll
-from tests.conftest import S3, empty_lake, free_port
+from tests.conftest import ROOT, S3, empty_lake, free_port
 from tests.ray_jobs.serve.world import NOON, fill_raw, register_model
 
 FOLDER = Path(__file__).parent / "pipelines"
@@ -81,7 +82,9 @@ def world(s3: S3, ray_head: str, tmp_path_factory: pytest.TempPathFactory) -> It
         "broken": register_model(lake, pipeline, 3, golden_off=0.01),
         "older": register_model(lake, pipeline, 4, code_hash="0123456789abcdef"),
     }
-    options = ServeConfig(port=free_port(), log_folder=home / "log", ship_seconds=0.5, draining_seconds=1)
+    options = ServeConfig(
+        port=free_port(), log_folder=home / "log", ship_seconds=0.5, draining_seconds=1, rollout_seconds=300
+    )
     config = EndpointConfig(
         lake=lake, pipeline="trips", pipelines=FOLDER, code_hash=pipeline_code_hash(pipeline), serve=options
     )
@@ -143,8 +146,8 @@ def test_the_page_has_an_example_that_works(world: World) -> None:
 
 def test_the_model_page_tells_its_inputs_and_how_fresh_its_tables_are(world: World) -> None:
     page = world.client.get("").json()
-    assert page["inputs"]["columns"]["note"]["required"] is False
-    assert page["inputs"]["joined"]["weather"] == {"weather_rain_mm": {"type": "number", "nullable": True}}
+    assert page["rows"]["columns"]["note"]["required"] is False
+    assert page["rows"]["joined"]["weather"] == {"weather_rain_mm": {"type": "number", "nullable": True}}
     assert page["tables"]["stations"]["rows"] == 3
     assert page["tables"]["weather"]["age_seconds"] >= 0
 
@@ -168,6 +171,50 @@ def test_a_bad_request_is_refused_and_never_an_error_of_ours(
 ) -> None:
     answer = world.client.post("/predict", content=body, headers={"content-type": "application/json", **headers})
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_people_ask_at_models_and_the_server_tells_of_itself(world: World) -> None:
+    base = world.config.serve.url
+    answer = httpx.post(f"{base}/models/trips/predict", json={"rows": [ROW]}, headers=world.client.headers)
+    world.answered += 1
+    assert answer.status_code == 200, answer.text
+    assert httpx.get(f"{base}/models/trips/docs").status_code == 200
+    assert httpx.get(f"{base}/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert httpx.get(f"{base}/v2/health/live").json() == {"live": True}
+    assert httpx.get(f"{base}/v2/health/ready").json() == {"ready": True}
+    missing = httpx.post(f"{base}/models/nobody/predict", json={"rows": [ROW]}, headers=world.client.headers)
+    assert (missing.status_code, "no model of this name" in missing.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("client", ["triton", "kserve"])
+def test_an_unmodified_client_of_the_protocol_works(world: World, client: str) -> None:
+    found = _ask_by(client, world.config.serve.url)
+    plain = world.ask(ROW, {**ROW, "trip": 2, "station": "south", "distance_km": 9.0, "member": False})
+    world.answered += 2 * len(found["scores"])
+    assert [found[name] for name in ("live", "ready", "model_ready")] == [True, True, True]
+    assert all(scores == plain["scores"] for scores in found["scores"].values()), found
+    assert found["id"] == f"by-{client}"
+    if client == "triton":
+        assert found["version"] == str(plain["version"])
+        assert found["server"]["name"] == "perennial"
+        assert found["index"] == [{"name": "trips", "state": "READY"}]
+        assert (found["version_ready"], found["other_version_ready"], found["other_model_ready"]) == (
+            True,
+            False,
+            False,
+        )
+        assert "input 'trip' has the datatype 'FP64'; it must be INT64" in found["refused"]
+    else:
+        assert "send the header 'Authorization" in found["refused"]
+
+
+def _ask_by(client: str, url: str) -> dict[str, Any]:
+    python = ROOT / ".venv-peers-clients" / "bin" / "python"
+    assert python.exists(), "the clients have an environment of their own: run `make peers-clients`"
+    script = Path(__file__).parent / "clients" / f"by_{client}.py"
+    done = subprocess.run([python, script, url, "sesame"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_a_swap_under_load_drops_no_request(world: World) -> None:

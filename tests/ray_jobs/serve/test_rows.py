@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ray_jobs.serve.rows import RowSchema, read_question
+from ray_jobs.serve.rows import RowReader, RowSchema, read_rows
 from ray_jobs.serve.values import BadRequest, Column
 
 INSTANT = pl.Datetime("us", "UTC")
@@ -26,6 +26,14 @@ SCHEMA = RowSchema(
 ROW = {"trip": 1, "station": "north", "start_at": "2024-05-01T12:00:00Z", "distance_km": 2.5, "member": True}
 
 
+def read(body: bytes, maximum_rows: int = 10) -> pl.DataFrame:
+    """The body's rows, as the only request of a batch."""
+    sent = read_rows(body, maximum_rows)
+    reader = RowReader(SCHEMA)
+    reader.brought(frozenset(sent.columns))
+    return reader.frame([sent])
+
+
 def ask(*rows: Any, **more: Any) -> bytes:
     return json.dumps({"rows": list(rows), **more}).encode()
 
@@ -35,26 +43,30 @@ def changed(**values: Any) -> dict[str, Any]:
 
 
 def test_rows_come_back_in_their_order_with_the_contracts_types() -> None:
-    question = read_question(ask(ROW, changed(trip=2, distance_km=3)), SCHEMA, 10)
-    assert question.rows["trip"].to_list() == [1, 2]
-    assert question.rows.schema["trip"] == pl.Int32()
-    assert question.rows["distance_km"].to_list() == [2.5, 3.0]
-    assert question.rows["start_at"][0] == datetime(2024, 5, 1, 12, tzinfo=UTC)
-    assert question.brought == frozenset()
+    rows = read(ask(ROW, changed(trip=2, distance_km=3)))
+    assert rows["trip"].to_list() == [1, 2]
+    assert rows.schema["trip"] == pl.Int32()
+    assert rows["distance_km"].to_list() == [2.5, 3.0]
+    assert rows["start_at"][0] == datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 def test_an_instant_with_another_offset_is_the_same_instant_in_utc() -> None:
-    rows = read_question(ask(changed(start_at="2024-05-01T08:00:00-04:00")), SCHEMA, 10).rows
+    rows = read(ask(changed(start_at="2024-05-01T08:00:00-04:00")))
     assert rows["start_at"][0] == datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 def test_a_missing_value_is_null_where_the_contract_allows_it() -> None:
-    assert read_question(ask(changed(distance_km=None)), SCHEMA, 10).rows["distance_km"].to_list() == [None]
+    assert read(ask(changed(distance_km=None)))["distance_km"].to_list() == [None]
 
 
 def test_joined_columns_may_be_sent_instead() -> None:
-    question = read_question(ask(changed(weather_rain_mm=0.5, weather_wind=None)), SCHEMA, 10)
-    assert question.brought == {"weather"}
+    sent = read_rows(ask(changed(weather_rain_mm=0.5, weather_wind=None)), 10)
+    assert RowReader(SCHEMA).brought(frozenset(sent.columns)) == {"weather"}
+
+
+def test_requests_of_the_same_columns_become_one_frame_in_their_order() -> None:
+    requests = [read_rows(ask(changed(trip=n), changed(trip=-n)), 10) for n in (1, 2, 3)]
+    assert RowReader(SCHEMA).frame(requests)["trip"].to_list() == [1, -1, 2, -2, 3, -3]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +116,6 @@ def test_joined_columns_may_be_sent_instead() -> None:
 )
 def test_a_bad_request_is_refused_by_row_and_column(body: bytes, status: int, says: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        read_question(body, SCHEMA, 10)
+        read(body)
     assert says in refused.value.detail
     assert refused.value.status == status

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""HAProxy with what Ray Serve has no setting for: Serve starts this file in the binary's place (RAY_SERVE_HAPROXY_BINARY_PATH).
+
+It changes the configuration that Serve has written, then becomes HAProxy (PERENNIAL_HAPROXY_BINARY). Why, and what else was tried:
+docs/decisions/0040-one-hop.md. Standard library only: it runs at every reload.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+BINARY = "PERENNIAL_HAPROXY_BINARY"  # the real one
+PEOPLE = "/models/"  # rows as JSON objects at /models/<name>/predict, beside /v2/models/<name>/infer
+_FRONTEND = "frontend http_frontend\n"
+_RULES = f"""\
+    # Perennial: people's paths are the protocol's, with no second hop between
+    http-request set-path /v2%[path] if {{ path_beg {PEOPLE} }}
+    # Replicas notice by themselves when a client has gone; a task per request to watch for it costs more than the answer
+    http-request set-header x-request-disconnect-disabled true
+    # Back-pressure says when to come back, whoever found that nothing is free
+    http-after-response set-header Retry-After 1 if {{ status 503 }} !{{ res.hdr(Retry-After) -m found }}
+"""
+
+
+class UnknownConfiguration(RuntimeError):
+    """Serve's template is not the one this was written for; a proxy that lacks half of its rules must not start."""
+
+
+def adapt(configuration: str) -> str:
+    """Serve's configuration with our changes.
+
+    Raises:
+        UnknownConfiguration: a place where one belongs is not there.
+    """
+    bind = re.search(r"^    bind .*\n", configuration[configuration.find(_FRONTEND) :], re.MULTILINE)
+    if _RULES in configuration:
+        return configuration
+    if _FRONTEND not in configuration or bind is None:
+        raise UnknownConfiguration(f"no {_FRONTEND.strip()!r} with a bind line")
+    adapted = configuration.replace(_FRONTEND + bind.group(), _FRONTEND + bind.group() + _RULES)
+    # HAProxy's own 502, 503 and 504 stay what they are: Serve would call them 500.
+    adapted = re.sub(r"^    errorfile 50[234] .*\n", "", adapted, flags=re.MULTILINE)
+    adapted = re.sub(r"mode 666 level admin", "mode 600 level admin", adapted)
+    host = os.environ.get("PERENNIAL_HAPROXY_METRICS_HOST", "127.0.0.1")
+    adapted = re.sub(r"^    bind :(\d+)$", rf"    bind {host}:\1", adapted, flags=re.MULTILINE)
+    adapted = re.sub(r"^  bind \*:(\d+)$", rf"  bind {host}:\1", adapted, flags=re.MULTILINE)
+    if adapted.count(_RULES) != 1:
+        raise UnknownConfiguration(f"{_FRONTEND.strip()!r} is there {adapted.count(_RULES)} times")
+    return adapted
+
+
+def main() -> None:
+    """Adapt the file that `-f` names, and become HAProxy with the same arguments."""
+    arguments = sys.argv[1:]
+    if "-f" in arguments:
+        place = arguments.index("-f") + 1
+        written = Path(arguments[place])  # in place: Serve knows its HAProxy by the name of this file
+        written.write_text(adapt(written.read_text()))
+    binary = os.environ[BINARY]
+    os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell: the very program, in this process's place
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""From a batch of requests to their replies: read each, gather what fits together, compute once, write down, answer."""
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+import orjson
+import polars as pl
+from numpy.typing import NDArray
+
+from perennial.spec import Serving as ServingOptions
+from ray_jobs.serve.answer_log import AnswerLog, LogFull
+from ray_jobs.serve.answers import Answers, Logged
+from ray_jobs.serve.application import STICKY_KEY, refusal
+from ray_jobs.serve.arrow_rows import STREAM, read_arrow, write_arrow
+from ray_jobs.serve.batching import Ask, Reply
+from ray_jobs.serve.inference_protocol import HEADER_LENGTH, Wanted, read_infer, write_infer
+from ray_jobs.serve.keeper import Keeper, Serving, Traffic
+from ray_jobs.serve.request_log import RequestLog
+from ray_jobs.serve.rows import Sent, read_rows
+from ray_jobs.serve.trying import Failure, Mirror, Scored, Unscorable, log_weight, score, score_together
+from ray_jobs.serve.values import BadRequest
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A request that was read: its rows, what its client wants back, and the version it insists on, if it does."""
+
+    ask: Ask
+    sent: Sent
+    wanted: Wanted | None
+    insisted: Serving | None
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id, or the one that was made up."""
+        return self.ask.request_id
+
+    @property
+    def key(self) -> str:
+        """By which a canary's share is drawn."""
+        return self.ask.options.get(STICKY_KEY) or self.request_id
+
+    @property
+    def group(self) -> tuple[int, frozenset[str]]:
+        """Questions with the same one can be computed together."""
+        return id(self.insisted), frozenset(self.sent.columns)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Questions of one version, and their rows' features."""
+
+    questions: Sequence[_Question]
+    computed: pl.DataFrame
+
+
+class Questions:
+    """The work of a replica's batches. Safe from any thread."""
+
+    def __init__(
+        self,
+        answers: Answers,
+        keeper: Keeper,
+        log: AnswerLog,
+        mirror: Mirror,
+        requests: RequestLog,
+        options: ServingOptions,
+    ) -> None:
+        self._answers, self._keeper, self._log, self._mirror = answers, keeper, log, mirror
+        self._requests, self._options = requests, options
+
+    def answer(self, batch: Sequence[Ask]) -> None:
+        """Set the reply of each request of a batch, refusals included."""
+        traffic = self._keeper.traffic  # once: a swap meanwhile does not touch these requests
+        groups: dict[Any, list[_Question]] = {}
+        for ask in batch:
+            try:
+                question = self._read(ask)
+                groups.setdefault(question.group, []).append(question)
+            except BadRequest as error:
+                ask.reply = refusal(error.status, error.detail)
+            except Exception as error:  # our own mistake: this request's alone, and the worker lives on
+                ask.reply = _mistake(ask, error)
+        for group in groups.values():
+            for part in _cut(group, self._options.batch_rows):
+                self._answer(part, traffic)
+        self._requests.add([_line(ask) for ask in batch if ask.reply is not None and ask.reply.status != 200])
+
+    def _read(self, ask: Ask) -> _Question:
+        wanted = None
+        if ask.kind == "infer":
+            header = ask.options.get(HEADER_LENGTH)
+            sent, wanted = read_infer(ask.body, header, self._answers.schema, self._options.maximum_rows)
+        elif ask.kind == "arrow":
+            sent = read_arrow(ask.body, self._options.maximum_rows)
+        else:
+            sent = read_rows(ask.body, self._options.maximum_rows)
+        ask.request_id = sent.request_id or ask.request_id or str(uuid.uuid4())
+        insisted = None
+        if ask.version is not None:
+            insisted = self._keeper.loaded(ask.version)
+            if insisted is None:
+                detail = f"version {ask.version} is not served here; leave the version out for the one that is."
+                raise BadRequest(detail, 404)
+        return _Question(ask, sent, wanted, insisted)
+
+    def _answer(self, group: Sequence[_Question], traffic: Traffic) -> None:
+        """All at once; where that is refused, one by one, so that a bad request is refused alone."""
+        try:
+            self._compute(group, traffic)
+        except BadRequest as error:
+            if len(group) == 1:
+                group[0].ask.reply = refusal(error.status, error.detail)
+                return
+            for question in group:
+                self._answer([question], traffic)
+        except LogFull as error:
+            for question in group:
+                question.ask.reply = refusal(503, str(error), [(b"retry-after", b"30")])
+        except Exception as error:
+            for question in group:
+                question.ask.reply = _mistake(question.ask, error)
+
+    def _compute(self, group: Sequence[_Question], traffic: Traffic) -> None:
+        rows = self._answers.read([question.sent for question in group])
+        now = datetime.now(UTC)
+        computed = self._answers.compute(rows, traffic.champion, now)
+        for part, serving, role in _by_version(group, computed, traffic):
+            scored = score_together(serving, role, part.computed)
+            if scored is not None:
+                self._reply(part, scored, traffic, now)
+                continue
+            for question, own in _each(part):
+                self._answer_alone(question, own, traffic, now)
+
+    def _answer_alone(self, question: _Question, computed: pl.DataFrame, traffic: Traffic, now: datetime) -> None:
+        """Where a version failed on several requests: which of them it fails on, and who answers those."""
+        only = _Part([question], computed)
+        champion = question.insisted
+        asked = Traffic(champion) if champion is not None else traffic
+        try:
+            scored = score(asked, computed, question.key)
+        except Unscorable as error:
+            self._log_failure(only, error.failure, now)
+            question.ask.reply = refusal(error.status, error.detail)
+            return
+        if scored.failed:
+            self._log_failure(only, scored.failed, now)
+        self._reply(only, scored, traffic, now)
+
+    def _reply(self, part: _Part, scored: Scored, traffic: Traffic, now: datetime) -> None:
+        """Write the rows down, then answer; what cannot be put into an answer was not answered."""
+        done = time.perf_counter()
+        latencies = [(done - question.ask.arrived) * 1000 for question in part.questions]
+        first, replies = 0, []
+        for question in part.questions:
+            rows = slice(first, first + question.sent.height)
+            replies.append(self._write(question, scored, scored.scores[rows], part.computed[rows]))
+            first = rows.stop
+        self._log_answers(part, scored, traffic, latencies, now)
+        lines = []
+        for question, reply, latency in zip(part.questions, replies, latencies, strict=True):
+            question.ask.reply = reply
+            told = {"role": scored.role, "rows": question.sent.height, "latency_ms": round(latency, 2)}
+            lines.append(_line(question.ask, scored.serving.version.version, **told))
+        self._requests.add(lines)
+        if traffic.mirrored:
+            for (question, own), latency in zip(_each(part), latencies, strict=True):
+                if question.insisted is None:
+                    self._mirror.offer(traffic, own, question.request_id, now, latency)
+
+    def _log_answers(
+        self, part: _Part, scored: Scored, traffic: Traffic, latencies: Sequence[float], now: datetime
+    ) -> None:
+        weights = [log_weight(traffic, self._options.log_share, question.request_id) for question in part.questions]
+        computed, scores = part.computed, scored.scores
+        logged = [
+            Logged(question.request_id, question.sent.height, latency, weight)
+            for question, latency, weight in zip(part.questions, latencies, weights, strict=True)
+            if weight is not None
+        ]
+        if len(logged) < len(weights):
+            kept = np.repeat([w is not None for w in weights], [question.sent.height for question in part.questions])
+            computed, scores = computed.filter(pl.Series(kept)), scores[kept]
+        if logged:
+            self._log.append(self._answers.all_to_log(computed, scores, scored.serving, logged, now, scored.role))
+
+    def _log_failure(self, only: _Part, failure: Failure, now: datetime) -> None:
+        question = only.questions[0]
+        latency_ms = (time.perf_counter() - question.ask.arrived) * 1000
+        asked = Logged(question.request_id, question.sent.height, latency_ms)
+        rows = self._answers.all_to_log(only.computed, None, failure.serving, [asked], now, failure.role, failure.error)
+        self._log.append(rows)
+
+    def _write(self, question: _Question, scored: Scored, scores: NDArray[np.float64], own: pl.DataFrame) -> Reply:
+        version = scored.serving.version.version
+        told = (b"x-model-version", str(version).encode())
+        outputs = self._answers.outputs(scores)
+        if question.wanted is not None:
+            name = scored.serving.version.pipeline
+            body, length = write_infer(name, version, question.request_id, outputs, question.wanted)
+            if length is None:
+                return Reply(200, body, ((b"content-type", b"application/json"), told))
+            header = (HEADER_LENGTH.encode(), str(length).encode())
+            return Reply(200, body, ((b"content-type", b"application/octet-stream"), header, told))
+        if STREAM in question.ask.options.get("accept", ""):
+            columns = {name: pl.Series(name, values) for name, values in outputs.items()}
+            metadata = {"request_id": question.request_id, "version": str(version)}
+            return Reply(200, write_arrow(columns, metadata), ((b"content-type", STREAM.encode()), told))
+        answer: dict[str, Any] = {
+            "request_id": question.request_id,
+            "version": version,
+            "scores": scores,
+            "tables": {name: str(snapshot_id) for name, snapshot_id in scored.serving.snapshots.items()},
+        }
+        if classes := scored.serving.scorer.description.classes:
+            answer |= {"classes": list(classes), "predicted": [classes[n] for n in scores.argmax(axis=1)]}
+        if _wants_features(question.ask.options.get("query", "")):
+            answer["features"] = own.select(list(self._answers.inputs)).to_dicts()
+        body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        return Reply(200, body, ((b"content-type", b"application/json"), told))
+
+
+def _by_version(
+    group: Sequence[_Question], computed: pl.DataFrame, traffic: Traffic
+) -> list[tuple[_Part, Serving, str]]:
+    """The questions parted by who answers them: all by one, unless a canary has a share."""
+    insisted = group[0].insisted
+    if insisted is not None:
+        tried = traffic.challenger
+        role = "canary" if tried is not None and tried.serving is insisted else "champion"
+        return [(_Part(group, computed), insisted, role)]
+    if traffic.challenger is None:
+        return [(_Part(group, computed), *traffic.choose(""))]
+    parts: dict[str, tuple[list[_Question], list[pl.DataFrame], Serving]] = {}
+    for question, own in _each(_Part(group, computed)):
+        serving, role = traffic.choose(question.key)
+        questions, frames, _ = parts.setdefault(role, ([], [], serving))
+        questions.append(question)
+        frames.append(own)
+    return [(_Part(qs, pl.concat(frames)), serving, role) for role, (qs, frames, serving) in parts.items()]
+
+
+def _each(part: _Part) -> list[tuple[_Question, pl.DataFrame]]:
+    """Each question with its own rows."""
+    found, first = [], 0
+    for question in part.questions:
+        found.append((question, part.computed[first : first + question.sent.height]))
+        first += question.sent.height
+    return found
+
+
+def _cut(group: list[_Question], maximum_rows: int) -> list[list[_Question]]:
+    """Parts of at most so many rows; a request with more is a part of its own."""
+    parts: list[list[_Question]] = []
+    size = 0
+    for question in group:
+        if not parts or size + question.sent.height > maximum_rows:
+            parts.append([])
+            size = 0
+        parts[-1].append(question)
+        size += question.sent.height
+    return parts
+
+
+def _wants_features(query: str) -> bool:
+    if not query:
+        return False
+    told = parse_qs(query).get("features", ["false"])[-1].lower()
+    if told not in ("true", "false", "1", "0"):
+        raise BadRequest("the parameter features is true or false.")
+    return told in ("true", "1")
+
+
+def _line(ask: Ask, version: int | None = None, **more: Any) -> dict[str, Any]:
+    status = ask.reply.status if ask.reply else None
+    return {"request_id": ask.request_id, "client": ask.client, "version": version, "status": status, **more}
+
+
+def _mistake(ask: Ask, error: Exception) -> Reply:
+    # the type and the place, not the message: it may hold a value that was sent
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
+    logger.error("request %s was not answered: %s at %s", ask.request_id, type(error).__name__, place)
+    detail = f"request {ask.request_id} could not be answered, and that is a mistake of ours; its log line says where."
+    return refusal(500, detail)

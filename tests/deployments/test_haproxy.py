@@ -1,0 +1,48 @@
+"""HAProxy's configuration as Serve's own template writes it, and what we make of it."""
+
+import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+from deployments.haproxy import UnknownConfiguration, adapt
+
+WRITTEN = """\
+global
+    stats socket /tmp/a.sock mode 666 level admin expose-fd listeners
+defaults
+    errorfile 502 /e
+    errorfile 503 /e
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind 127.0.0.1:8000
+    acl is_trips path_beg /v2/models/trips/
+listen stats
+  bind *:8404
+"""
+
+
+def test_peoples_paths_are_rewritten_before_any_is_matched() -> None:
+    adapted = adapt(WRITTEN)
+    assert adapted.index("set-path /v2%[path] if { path_beg /models/ }") < adapted.index("acl is_trips")
+    assert "errorfile" not in adapted
+    assert "Retry-After" in adapted
+    assert "mode 600 level admin" in adapted
+    assert "bind 127.0.0.1:9101" in adapted
+    assert "bind 127.0.0.1:8404" in adapted
+    assert adapt(adapted) == adapted
+
+
+def test_serves_template_still_has_every_place_that_we_change() -> None:
+    for place in (
+        "frontend http_frontend\n    bind ",
+        "mode 666 level admin",
+        "    bind :{{ config.metrics_port }}\n",
+        "  bind *:{{ config.stats_port }}\n",
+        "    errorfile 503 ",
+    ):
+        assert place in HAPROXY_CONFIG_TEMPLATE
+
+
+def test_a_configuration_without_the_frontend_starts_no_proxy() -> None:
+    with pytest.raises(UnknownConfiguration, match="http_frontend"):
+        adapt("global\n")
