@@ -67,12 +67,12 @@ def build_pages(name: str, route: str, clients: Clients | None, replica: Shown) 
 
     @app.get("/ready", summary="Whether this replica answers")
     async def ready() -> dict[str, Any]:
-        return {"name": name, "ready": True}  # a replica that could not load its version is never reached
+        return {"ready": True}  # a replica that could not load its version is never reached
 
     @app.get("/versions/{version}/ready", summary="Whether this replica answers with a version")
     async def version_ready(version: int) -> dict[str, Any]:
         _found(replica.metadata(version), version)
-        return {"name": name, "ready": True}
+        return {"ready": True}
 
     def openapi() -> dict[str, Any]:
         page = get_openapi(
