@@ -1,11 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest bench-rollouts lint clean bench-models bench-training bench-gpu chaos-train
-=======
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
->>>>>>> eff5597 (feat(serve): the Open Inference Protocol, Arrow bodies, contract checks, clients' tokens and dynamic batching)
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
