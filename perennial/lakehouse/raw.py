@@ -15,6 +15,7 @@ from perennial.lakehouse.tables import Identifier, current_snapshot_id, ensure_t
 from perennial.rules.arrival import where_declared
 from perennial.rules.schema import PSEUDONYM
 from perennial.spec.checks import References
+from perennial.spec.derived import derived_types
 from perennial.spec.load import contract_columns
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import Source
@@ -60,8 +61,9 @@ def raw_table(lake: Lake, pipeline: str, source: str) -> Identifier:
 
 
 def raw_schema(source: Source) -> pa.Schema:
-    """The contract's columns, then where each row came from and whether it was repaired."""
-    empty = pl.DataFrame(schema=contract_columns(source)).to_arrow()
+    """The contract's columns and the derived ones, then where each row came from and whether it was repaired."""
+    columns = contract_columns(source)
+    empty = pl.DataFrame(schema={**columns, **derived_types(source.derived, columns)}).to_arrow()
     return pa.schema([*empty.schema, *PROVENANCE, REPAIRED_AT])
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 
 from perennial.rules.batch import BatchCounts, FailedCheck
-from perennial.rules.compiled import compile_contract
+from perennial.rules.compiled import ContractMistake, compile_contract
 from perennial.rules.judges import Masks, judge_by_pandera, judge_fused
 from perennial.rules.parsing import parse_block
 from perennial.rules.unique import Around, fingerprints, unique_check, unique_sets
 from perennial.spec.checks import References, Severity
+from perennial.spec.derived import derive_columns
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import Source
 
@@ -90,6 +91,24 @@ def check_block(source: Source, arrived: pl.DataFrame, around: Around | None = N
             masks[rule.name] = _unknown(keys, rule, around.known[rule.name])
     checked = _split(source, arrived, parsed, {name: mask for name, mask in masks.items() if mask.any()})
     return replace(checked, prints=_prints(arrived, keys, sets, around.seed)) if sets else checked
+
+
+def derive(source: Source, good: pl.DataFrame) -> pl.DataFrame:
+    """Rows that keep the contract, with the columns that the source derives of them.
+
+    Raises:
+        ContractMistake: an expression cannot be computed on rows that keep the contract; says nothing of the data.
+    """
+    try:
+        return derive_columns(source.derived, good)
+    except pl.exceptions.PolarsError as error:
+        raise ContractMistake(
+            f"the derived columns {list(source.derived)} of source {source.name!r} cannot be computed on rows that keep the "
+            f"contract: {type(error).__name__}: {str(error).partition(chr(10))[0]}. Nothing was published. Correct derived= "
+            "in the pipeline's file and run ingest again.",
+            source.contract.__name__,
+            "derived",
+        ) from error
 
 
 def check_names(source: Source) -> list[str]:

@@ -200,6 +200,7 @@ def contract_hash(source: Source) -> str:
     told = [repr(item) for item in (*sorted(source.severity.items()), *source.rules)]
     if source.personal:
         told.append(repr(sorted(source.personal)))
+    told += [f"{name}={expression}" for name, expression in source.derived.items()]
     return _digest(inspect.getsource(source.contract), repr(source.key), source.same_key, *told)
 
 

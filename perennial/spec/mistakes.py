@@ -6,6 +6,7 @@ from typing import Any, get_args
 import polars as pl
 
 from perennial.spec.checks import References
+from perennial.spec.derived import find_misderived
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import Files, Partition, SchemaPolicy, Source
 
@@ -57,6 +58,7 @@ def find_misdeclared(source: Source, columns: Mapping[str, Any]) -> Iterator[tup
     elif source.partition and source.event_time is None:
         message = f"source {source.name!r} is partitioned by {source.partition}, of what? Name its event_time."
         yield message, ["partition", source.partition]
+    yield from find_misderived(source.name, source.derived, columns, tuple(source.personal))
     if isinstance(source.personal, str):
         message = f"personal of source {source.name!r} must be a list: [{source.personal!r}]."
         yield message, ["personal", source.personal]

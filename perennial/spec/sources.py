@@ -80,6 +80,9 @@ class Source:
         personal: columns of text that tell who somebody is. The contract judges them as they arrive; tables, quarantine
             and reports get keyed pseudonyms in their place (docs/personal-data.md).
         flatten: columns that features, joins and histories find beside the contract's, made from nested JSON.
+        derived: columns of `raw` that are computed from each row as it comes in, by name: Polars expressions of the
+            contract's columns that look at no other row (docs/sources.md). `features()` does not get them, because no
+            request carries them.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Source:
     personal: Sequence[str] = field(default=(), kw_only=True)
     flatten: Mapping[str, Json] = field(default_factory=dict, kw_only=True)
     partition: Partition | None = field(default=None, kw_only=True)
+    derived: Mapping[str, pl.Expr] = field(default_factory=dict, kw_only=True, compare=False)
 
 
 FileFormat = Literal["csv", "jsonl", "parquet", "avro"]

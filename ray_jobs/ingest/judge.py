@@ -14,7 +14,7 @@ from perennial.lakehouse.positions import Part
 from perennial.rules.arrival import fit_columns, keep, without_values
 from perennial.rules.batch import BatchCounts
 from perennial.rules.compiled import ContractMistake
-from perennial.rules.contract import check_block
+from perennial.rules.contract import check_block, derive
 from perennial.rules.unique import Around
 from perennial.spec.sources import Files, Source
 from ray_jobs.ingest.chunks import Arrived, PartsUnreadable
@@ -68,13 +68,14 @@ def judge_parts(
         fitted, warned = fit_columns(pipeline, source, rows, from_header=_from_header(source, rows))
         try:
             checked = check_block(source, fitted, around)
+            derived = derive(source, checked.good)
         except ContractMistake as mistake:
             if pseudonyms is None:
                 raise
             raise without_values(source, mistake) from None  # what a check says of a row may be the row
         counts = BatchCounts.total([checked.joined_by(unreadable).counts, warned])
         # the contract has seen the plain values, and nothing after it does
-        good = pseudonyms.replace(checked.good, source.personal) if pseudonyms else checked.good
+        good = pseudonyms.replace(derived, source.personal) if pseudonyms else derived
         fault_point("transform")
         if refused:
             kept = refused_rows(rows, checked, unreadable, hide)

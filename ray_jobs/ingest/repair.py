@@ -25,7 +25,7 @@ from perennial.lakehouse.tables import current_snapshot_id
 from perennial.rules.arrival import fit_kept, without_values
 from perennial.rules.batch import BatchCounts, FailedCheck
 from perennial.rules.compiled import ContractMistake
-from perennial.rules.contract import ColumnsMissing, check_block
+from perennial.rules.contract import ColumnsMissing, check_block, derive
 from perennial.rules.features import contract_hash, known_at
 from perennial.rules.raw_rows import decode_rows
 from perennial.rules.unique import Around
@@ -184,6 +184,7 @@ def repair_rows(source: Source, kept: pl.DataFrame, repaired_at: datetime, aroun
     try:
         mended = fit_kept(source, _mended(source, arrived).drop("_failed_checks", strict=False))
         checked = check_block(source, mended.with_columns(pl.lit(batch) + pl.col("_position")), around)
+        derived = derive(source, checked.good)
     except ContractMistake as mistake:
         if pseudonyms is None:
             raise
@@ -194,7 +195,7 @@ def repair_rows(source: Source, kept: pl.DataFrame, repaired_at: datetime, aroun
         failed = {reason: FailedCheck(severity="quarantine", rows=len(kept))}
         return RepairedRows(pl.DataFrame(), BatchCounts(rows=len(kept), quarantined_rows=len(kept), failed=failed))
     moment = pl.Datetime("us", "UTC")
-    passed = pseudonyms.replace(checked.good, source.personal) if pseudonyms else checked.good
+    passed = pseudonyms.replace(derived, source.personal) if pseudonyms else derived
     good = known_at(source, passed, first["as_of"] or first["quarantined_at"]).with_columns(
         pl.col("_position").str.strip_prefix(batch),
         pl.lit(repaired_at).cast(moment).alias(REPAIRED_AT.name),
