@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -96,6 +96,11 @@ bench-features: setup ## History features and as-of joins beside a Polars script
 	@$(BIN)/python -m benchmarks.features $(ROWS)
 
 bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql); an append to 100 day partitions
+bench-ingest: setup peers-data ## A day's CSV to a checked table, beside six others: ROWS=200000 WHO="ours polars" ROUNDS=5
+	@$(BIN)/python -m benchmarks.ingest $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(FILES),--files $(FILES)) $(if $(WHO),--who $(WHO))
+
+bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql)
 	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
 	@$(BIN)/python -m benchmarks.partitions
 

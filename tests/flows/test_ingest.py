@@ -16,6 +16,7 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import plan_batch
 from perennial.lakehouse.raw import PROVENANCE, read_known, read_log
 from perennial.lakehouse.tables import read_snapshot
+from perennial.spec import load_pipeline
 from tasks.lakehouse import PartsLeftOut
 from tasks.refusal import BatchRefused
 from tests.shop import FILE, NOON, orders, put, shop, write_shop
@@ -45,6 +46,24 @@ def test_every_row_is_published_or_quarantined_with_all_its_failed_checks(settin
     assert failed["orders/1.csv#unreadable 1"] == ["csv:columns(expected 5, found 2)"]
     kept = quarantine.filter(position="orders/1.csv#10")["raw_row"].item()
     assert json.loads(kept)["ordered_at"] == "yesterday"
+
+
+def test_derived_columns_stand_in_raw_and_later_ones_are_added(settings: Settings, lake: Lake, pipelines: Path) -> None:
+    budget = "error_budget_share=0.5"
+    derived = budget + ', derived={"hour": pl.col("ordered_at").dt.hour(), "gold": pl.col("product") == "gold"}'
+    write_shop(pipelines, FILE.replace(budget, derived))
+    put(lake, "orders/1.csv", orders(1, 3) + BROKEN)
+    ingest("shop", "orders", NOON, settings=settings)
+    assert rows(lake, "raw_orders").select("hour", "gold").rows() == [(12, False), (12, True), (12, False)]
+    more = derived.replace("derived={", 'derived={"dozens": pl.col("pieces") / 12, ')
+    write_shop(pipelines, FILE.replace(budget, more))
+    put(lake, "orders/2.csv", orders(60, 1))
+    ingest("shop", "orders", NOON, settings=settings)
+    last = rows(lake, "raw_orders").sort("order_id").select("hour", "gold", "dozens")
+    assert last.rows()[-1] == (12, False, 7 / 12)
+    assert last["dozens"].null_count() == 3
+    known = read_known(lake, load_pipeline("shop", pipelines), "orders", NOON + timedelta(days=1))
+    assert not {"hour", "gold", "dozens"} & set(known.columns)  # no request would carry them
 
 
 def test_a_rerun_publishes_nothing(settings: Settings, lake: Lake) -> None:

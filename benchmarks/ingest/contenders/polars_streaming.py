@@ -17,8 +17,8 @@ def typed() -> dict[str, pl.Expr]:
     return {**read, "sold_at": instant.dt.replace_time_zone("UTC")}
 
 
-def reasons(columns: list[str]) -> pl.Expr:
-    """The names of the checks that a row fails. Fields as they arrived are called `raw_<name>`."""
+def checks(columns: list[str]) -> dict[str, pl.Expr]:
+    """Where a row fails each check. Fields as they arrived are called `raw_<name>`, where they are no text."""
     column = pl.col
     failed = [
         column("sale_id") <= 0,
@@ -36,12 +36,13 @@ def reasons(columns: list[str]) -> pl.Expr:
     ]
     told = dict(zip(RULES, failed, strict=True))
     told |= {check: column(name).is_null() & column(f"raw_{name}").is_not_null() for name, check in TYPES.items()}
-    told |= {
-        f"{name}:not_nullable": column(f"raw_{name}" if name in TYPES else name).is_null()
-        for name in columns
-        if name not in OPTIONAL
-    }
-    names = [pl.when(mask).then(pl.lit(name)) for name, mask in told.items()]
+    raw = {name: column(f"raw_{name}" if name in TYPES else name) for name in columns}
+    return told | {f"{name}:not_nullable": raw[name].is_null() for name in columns if name not in OPTIONAL}
+
+
+def reasons(columns: list[str]) -> pl.Expr:
+    """The names of the checks that a row fails."""
+    names = [pl.when(mask).then(pl.lit(name)) for name, mask in checks(columns).items()]
     return pl.concat_list(names).list.drop_nulls()
 
 
@@ -50,10 +51,10 @@ def run(job: Job) -> None:
     rows = pl.scan_csv(job.inputs, infer_schema=False)
     columns = rows.collect_schema().names()
     arrived = rows.with_columns(pl.col(name).alias(f"raw_{name}") for name in TYPES).with_columns(**typed())
-    told = arrived.with_columns(reasons=reasons(columns))
+    told = arrived.with_columns(bad=pl.any_horizontal(*checks(columns).values()).fill_null(value=False))
     total = pl.col("pieces") * pl.col("cents")
     good = (
-        told.filter(pl.col("reasons").list.len() == 0)
+        told.filter(~pl.col("bad"))
         .select(columns)
         .with_columns(
             total_cents=total,
@@ -63,7 +64,7 @@ def run(job: Job) -> None:
         )
     )
     raw = [pl.col(f"raw_{name}").alias(name) if name in TYPES else pl.col(name) for name in columns]
-    bad = told.filter(pl.col("reasons").list.len() > 0).select(*raw, "reasons")
+    bad = told.filter("bad").with_columns(reasons=reasons(columns)).select(*raw, "reasons")
     sinks = [
         good.sink_parquet(
             pl.PartitionBy(f"{job.output}/good", key="day", include_key=True), compression="zstd", mkdir=True, lazy=True

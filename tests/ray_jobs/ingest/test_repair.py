@@ -1,6 +1,7 @@
 """Rows that are judged again: what comes back, as what, and what a repair function may and may not do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pandera.polars as pa
@@ -70,6 +71,11 @@ def test_a_row_comes_back_as_if_it_had_passed_when_it_arrived() -> None:
 def test_what_the_source_declares_of_its_knowledge_holds_for_repaired_rows_too() -> None:
     good = repair_rows(orders(known=At("ordered_at", timedelta(hours=1))), ROWS, REPAIRED_AT, Around()).good
     assert good["_known_at"].to_list() == [datetime(2024, 5, 1, 1, tzinfo=UTC)]
+
+
+def test_a_repaired_row_has_its_derived_columns() -> None:
+    source = replace(orders(), derived={"tenfold": pl.col("order_id") * 10})
+    assert repair_rows(source, ROWS, REPAIRED_AT, Around()).good["tenfold"].to_list() == [10]
 
 
 def test_a_repair_function_mends_rows_by_what_they_failed() -> None:
