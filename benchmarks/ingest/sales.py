@@ -1,6 +1,6 @@
 """Sales of 30 days as CSV: seeded, about 140 bytes a row, one in a hundred bad in one of eleven known ways."""
 
-from collections.abc import Iterator
+import itertools
 from pathlib import Path
 
 import polars as pl
@@ -16,18 +16,21 @@ _WORDS = ["left at the door", "gift wrap, please", "call before", "second floor"
 def write_sales(folder: Path, rows: int, files: int = FILES) -> list[Path]:
     """Write the files, unless they are there already; the same for the same numbers of rows and files."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number in range(files):
-        first, last = rows * number // files, rows * (number + 1) // files
-        path = folder / f"sales-{number:05}.csv"
-        written.append(path)
-        if path.exists():
-            continue
+    paths = [folder / f"sales-{number:05}.csv" for number in range(files)]
+    if paths[-1].exists():
+        return paths
+    edges = [rows * number // files for number in range(files + 1)]
+    chunk, begins = sales(0, 0), 0
+    for path, (first, last) in zip(paths, itertools.pairwise(edges), strict=True):
         with path.open("wb") as file:
             file.write(",".join(COLUMNS).encode() + b"\n")
-            for chunk in _chunks(first, last):
-                sales(*chunk).write_csv(file, include_header=False)
-    return written
+            while first < last:
+                if first == begins + len(chunk):
+                    chunk, begins = sales(first, min(first + CHUNK_ROWS, rows)), first
+                part = chunk[first - begins : last - begins]
+                part.write_csv(file, include_header=False)
+                first += len(part)
+    return paths
 
 
 def sales(first: int, last: int) -> pl.DataFrame:
@@ -60,8 +63,3 @@ def sales(first: int, last: int) -> pl.DataFrame:
     }
     assert tuple(columns) == COLUMNS
     return pl.int_range(first, last, eager=True).alias("n").to_frame().select(**columns)
-
-
-def _chunks(first: int, last: int) -> Iterator[tuple[int, int]]:
-    for start in range(first, last, CHUNK_ROWS):
-        yield start, min(start + CHUNK_ROWS, last)

@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from perennial.faults import fault_point
+from perennial.lakehouse.objects import Objects, open_objects
 from perennial.lakehouse.secrets import SecretRef, open_secret
 
 S3_ATTEMPTS = 12  # at 20% of 503s the default of 3 finished 31 of 40 appends, twelve finished all 40
@@ -133,6 +134,12 @@ class Lake(BaseModel, frozen=True):
         _prepare_environment(self)
         key, secret = self._keys()
         return _s3_files(key, secret, self.s3_endpoint, self.s3_region)
+
+    def objects(self) -> Objects:
+        """Small objects, whole, each by one request that tells its ETag as well."""
+        return open_objects(
+            *self._keys(), self.s3_endpoint, self.s3_region, S3_ATTEMPTS, S3_SILENCE_SECONDS, os.getpid()
+        )
 
     def _keys(self) -> tuple[str | None, str | None]:
         if self.s3_access_key is None or self.s3_secret_key is None:

@@ -77,11 +77,17 @@ def plan_batch(lake: Lake, pipeline: Pipeline, source: Source, as_of: datetime) 
     )
 
 
-def changed_parts(lake: Lake, source: Source, batch: Batch) -> set[str]:
-    """Identities of the parts that are not any more what was planned, so that what was read of them is worth nothing."""
+def changed_parts(lake: Lake, source: Source, batch: Batch, doubted: Collection[str] = ()) -> set[str]:
+    """Identities of the parts that are not any more what was planned, so that what was read of them is worth nothing.
+
+    Args:
+        doubted: identities of parts to ask about, whatever is known of them: by default those whose reader could not tell.
+    """
     match source:
         case Files():
-            return files.changed_parts(lake, source, [part for part in batch.parts if isinstance(part, FilePart)])
+            parts = [part for part in batch.parts if isinstance(part, FilePart)]
+            asked = [part for part in parts if part.identity in doubted or not files.is_read_at_once(source, part)]
+            return files.changed_parts(lake, source, asked)
         case _:
             return set()
 

@@ -11,7 +11,8 @@ import polars as pl
 import pyarrow as pa
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.sources.files import FilePart, Place, changed_parts, place_of
+from perennial.lakehouse.objects import AT_ONCE
+from perennial.lakehouse.sources.files import SMALL_BYTES, FilePart, Place, changed_parts, place_of
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import FileFormat, Files, compression_of
 from ray_jobs.ingest.chunks import (
@@ -30,8 +31,6 @@ from ray_jobs.ingest.text import HEADER_BYTES, read_csv, read_header, read_lines
 from ray_jobs.ingest.together import GROUP_BYTES, TEXT_BYTES, SmallText, read_together
 from ray_jobs.ingest.typed import finish_typed, read_avro, read_parquet
 
-SMALL_BYTES = 2 * 1024 * 1024
-FETCHED_AT_ONCE = 16
 READ_AHEAD_BYTES = 8 * 1024 * 1024
 _BROKEN = (pa.ArrowException, OSError)  # pyarrow's words for bytes that it cannot unpack or parse
 
@@ -49,13 +48,22 @@ def read_files(lake: Lake, source: Files, parts: Sequence[FilePart], block_bytes
     for part, opening in _fetch(place, parts):
         try:
             yield from reading.add(part, opening.result())
+        except FileChanged as changed:
+            reading.reasons[part.identity] = str(changed)
         except OSError:
             if not changed_parts(lake, source, [part]):
                 raise
-            reading.reasons[part.identity] = "it has changed since it was listed"
+            reading.reasons[part.identity] = str(FileChanged())
     yield from reading.end()
     if reading.reasons:
         raise PartsUnreadable(reading.reasons)
+
+
+class FileChanged(OSError):
+    """A file is not what was listed: it was written anew, or taken away."""
+
+    def __init__(self) -> None:
+        super().__init__("it has changed since it was listed")
 
 
 class _Reading:
@@ -132,21 +140,28 @@ def _small_text(raw: Raw, part: FilePart, kind: FileFormat) -> SmallText | None:
 
 def _fetch(place: Place, parts: Sequence[FilePart]) -> Iterator[tuple[FilePart, "Future[Raw]"]]:
     """The parts in their order, opened; the next small ones are fetched meanwhile."""
-    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         coming = iter(parts)
-        waiting = deque(
-            (part, pool.submit(_fetched, place, part)) for part in itertools.islice(coming, FETCHED_AT_ONCE)
-        )
+        waiting = deque((part, pool.submit(_fetched, place, part)) for part in itertools.islice(coming, AT_ONCE))
         while waiting:
             yield waiting.popleft()
             waiting.extend((part, pool.submit(_fetched, place, part)) for part in itertools.islice(coming, 1))
 
 
 def _fetched(place: Place, part: FilePart) -> Raw:
-    raw = open_part(place, part)
     if part.bytes > SMALL_BYTES:
-        return raw
-    return Raw(pa.BufferReader(Raw(raw.file, 0, part.bytes).read()), raw.at, raw.end)
+        return open_part(place, part)
+    if place.objects is None:
+        raw = open_part(place, part)
+        return Raw(pa.BufferReader(Raw(raw.file, 0, part.bytes).read()), raw.at, raw.end)
+    try:
+        content, version = place.objects().read(place.location(part.path))
+    except FileNotFoundError:
+        version = ""
+    if version != part.etag:
+        raise FileChanged
+    start, end = (part.start, part.end) if isinstance(part, FileRange) else (0, part.bytes)
+    return Raw(pa.BufferReader(content), start, end)
 
 
 def _chunks(raw: Raw, part: FilePart, kind: FileFormat, block_bytes: int) -> Iterator[tuple[int, Chunk]]:

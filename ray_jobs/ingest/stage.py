@@ -156,11 +156,13 @@ def _reached(reports: list[dict[str, str]]) -> dict[str, int]:
 
 def _left_out(request: StageRequest, source: Source, reports: list[dict[str, str]]) -> dict[str, str]:
     """Parts whose rows must not be published, and what is wrong with each; nothing is, where it has only changed."""
-    changed = dict.fromkeys(changed_parts(request.lake, source, request.batch), "")
     reasons: dict[str, str] = {}
     for told in reports:
         reasons |= json.loads(told["unreadable"])
     return reasons | changed
+    for report in reports:
+        reasons |= json.loads(report["unreadable"])
+    return reasons | dict.fromkeys(changed_parts(request.lake, source, request.batch, reasons), "")
 
 
 def _find_repeated(

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
@@ -15,6 +17,7 @@ from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.objects import Objects
 from perennial.spec.sources import Files
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 _FILES = {"path": pl.String, "etag": pl.String, "bytes": pl.Int64, "batch_id": pl.String}
 _MODIFIED = ("mtime", "updated", "last_modified", "LastModified", "modified", "created")
+SMALL_BYTES = 2 * 1024 * 1024  # of a file that is fetched whole
 LOOKED_AT = 20  # files that are asked for one by one; more are listed together
 
 
@@ -59,23 +63,25 @@ class Place:
         files: lists them; made when it is asked for, because a client costs up to 0.8 s that readers need not spend.
         read: reads them.
         location: a part's path as both know it; `path`: the other way.
+        objects: reads small ones whole, with their ETags; None where the file system has none.
     """
 
     files: Callable[[], AbstractFileSystem]
     read: FileSystem
     location: Callable[[str], str]
     path: Callable[[str], str]
+    objects: Callable[[], Objects] | None = None
 
 
 def place_of(lake: Lake, pattern: str) -> Place:
     """Where a source's files lie. S3 is read with the lake's endpoint and keys, other systems as fsspec is configured."""
     if "://" not in pattern:
         root = lake.uri("landing/").removeprefix("s3://")
-        return Place(lake.files, lake.arrow_files(), lambda path: root + path, lambda found: found.removeprefix(root))
+        path = operator.methodcaller("removeprefix", root)
+        return Place(lake.files, lake.arrow_files(), partial(operator.add, root), path, lake.objects)
     if pattern.startswith("s3://"):
-        return Place(
-            lake.files, lake.arrow_files(), lambda path: path.removeprefix("s3://"), lambda found: f"s3://{found}"
-        )
+        location = operator.methodcaller("removeprefix", "s3://")
+        return Place(lake.files, lake.arrow_files(), location, partial(operator.add, "s3://"), lake.objects)
     files, _ = url_to_fs(pattern, use_listings_cache=False)
     return Place(lambda: files, PyFileSystem(FSSpecHandler(files)), files._strip_protocol, files.unstrip_protocol)
 
@@ -148,6 +154,11 @@ def list_files(lake: Lake, source: Files) -> list[FilePart]:
         if info["type"] == "file" and matches(info["name"]) and not hidden(info["name"].removeprefix(folder))
     ]
     return sorted(files, key=lambda file: file.path)
+
+
+def is_read_at_once(source: Files, part: FilePart) -> bool:
+    """Whether a file is read by one request that tells its version, so that nobody has to ask again whether it changed."""
+    return part.bytes <= SMALL_BYTES and ("://" not in source.pattern or source.pattern.startswith("s3://"))
 
 
 def changed_parts(lake: Lake, source: Files, parts: Iterable[FilePart]) -> set[str]:
