@@ -26,9 +26,13 @@ class SmallText:
 
     @staticmethod
     def of(name: str, content: bytes, kind: FileFormat, origin: Any) -> "SmallText | None":
-        """None where lines may be other than rows: quotes in CSV, or lines that end in a carriage return alone."""
+        """None where lines may be other than rows: fields that go on in the next line, lines that end in `\\r` alone."""
         header, _, body = content.partition(b"\n") if kind == "csv" else (b"", b"", content)
-        if (kind == "csv" and b'"' in content) or content.count(b"\r") != content.count(b"\r\n") or not body:
+        quoted = kind == "csv" and b'"' in content
+        # an even number in each line, and a last line that ends: a field that is never closed would swallow its end
+        if quoted and (content[-1:] != b"\n" or any(line.count(b'"') % 2 for line in content.split(b"\n"))):
+            return None
+        if content.count(b"\r") != content.count(b"\r\n") or not body:
             return None
         return SmallText(name, header, body if body.endswith(b"\n") else body + b"\n", origin)
 
@@ -39,7 +43,7 @@ def read_together(
     """Yield tables of many files; and by itself every file in which some line is no row, to be read alone."""
     lines = [text.body.count(b"\n") for text in texts]
     chunks = _parsed(texts, kind, block_bytes)
-    # a line is a row or none, never two, so that equal numbers mean: each is one
+    # a line is a row, part of one or none, never two, so that equal numbers mean: each is one
     if chunks is not None and sum(len(chunk.rows) for chunk in chunks) == sum(lines):
         rows = pa.concat_tables([chunk.rows for chunk in chunks])
         yield Chunk(rows), [Span(text.name, 1, count) for text, count in zip(texts, lines, strict=True)]

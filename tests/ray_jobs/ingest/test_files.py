@@ -176,6 +176,28 @@ def test_many_changes_are_found_with_one_listing(lake: Lake) -> None:
     assert {identity.partition("@")[0] for identity in changed_parts(lake, source, parts)} == {"seen/07.csv"}
 
 
+def test_small_files_whose_texts_hold_commas_make_one_block(lake: Lake) -> None:
+    for number in range(10):
+        land(lake, f"seen/{number}.csv", f'number,word,seen_at\n{number},"a, b",2024-05-01\n'.encode())
+    source = files("seen/*.csv")
+    [(rows, _)] = read_files(lake, source, list_files(lake, source), BLOCK_BYTES)
+    assert rows["word"].to_list() == ["a, b"] * 10
+    assert rows["_position"].to_list() == [f"seen/{number}.csv#1" for number in range(10)]
+
+
+def test_an_object_is_read_with_its_version_whatever_its_name(lake: Lake) -> None:
+    name = "seen/å b+c=d&e~(1).csv"
+    land(lake, name, b"first")
+    content, version = lake.objects().read(lake.uri(f"landing/{name}").removeprefix("s3://"))
+    [part] = list_files(lake, files("seen/*.csv"))
+    assert (content, version) == (b"first", part.etag)
+    land(lake, name, b"second")
+    content, later = lake.objects().read(lake.uri(f"landing/{name}").removeprefix("s3://"))
+    assert (content, later != version) == (b"second", True)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        lake.objects().read("lake/nowhere.csv")
+
+
 def test_small_files_with_columns_in_any_order_make_one_block(lake: Lake) -> None:
     for number in range(40):
         row = {"number": number, "word": "x", "seen_at": AT}
