@@ -89,7 +89,7 @@ peers-%: requirements/peers-%.txt # make peers-data: requirements/peers-data.txt
 		echo "Installing the peers of $< into .venv-peers-$*" && rm -rf .venv-peers-$* && $(PYTHON) -m venv .venv-peers-$* && \
 		.venv-peers-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $< && cp $< .venv-peers-$*/installed.txt; }
 
-bench-validation: setup ## Twelve rules as a contract and as one select by hand, side by side
+bench-validation: setup peers-data ## Twelve rules: a contract, one select by hand, Great Expectations
 	@$(BIN)/python -m benchmarks.validation
 
 bench-features: setup ## History features and as-of joins beside a Polars script by hand (ROWS=10000000)

@@ -1,12 +1,16 @@
-"""Validation alone: twelve rules over typed rows, as a contract and as one Polars `select` written by hand.
+"""Validation alone: twelve rules over typed rows, as a contract, as one Polars `select` by hand, in Great Expectations.
 
-Both give a mask per rule; a round counts only if all masks are equal. Run it with `make bench-validation`.
+Ours and the `select` give a mask per rule, the peer counts; all must be equal. Run it with `make bench-validation`.
 """
 
+import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pandera.polars as pa
 import polars as pl
@@ -14,6 +18,8 @@ import polars as pl
 from perennial.rules.judges import judge_by_pandera, judge_fused
 
 ROUNDS = 7
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = ROOT / ".venv-peers-data/bin/python"  # make peers-data
 COUNTRIES = ["AT", "BE", "CH", "DE", "DK", "ES", "FR", "IT", "NL", "PL"]
 
 
@@ -94,6 +100,10 @@ def main(rows: int) -> None:
                 wall[name].append(time.perf_counter() - started)
                 cpu[name].append(time.process_time() - spent)
         _compare(found)
+    if PEERS.exists():
+        name = "Great Expectations (pandas)"
+        contenders[name] = dict  # for the table
+        cpu[name], wall[name] = by_great_expectations(block, found["one select by hand"])
     base = "one select by hand"
     print(f"{rows:,} rows, 12 rules and 8 columns that must not be empty; {ROUNDS} interleaved rounds, equal masks")
     print("| | CPU s, median | CPU s, least | wall s, median | wall s, least | CPU against by hand |")
@@ -102,6 +112,18 @@ def main(rows: int) -> None:
         ratio = statistics.median(cpu[name]) / statistics.median(cpu[base])
         figures = (statistics.median(cpu[name]), min(cpu[name]), statistics.median(wall[name]), min(wall[name]))
         print(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} | {ratio:.2f} |")
+
+
+def by_great_expectations(block: pl.DataFrame, masks: dict[str, pl.Series]) -> tuple[list[float], list[float]]:
+    """CPU and wall seconds of the peer, in its own environment, once its counts are those of the masks."""
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        block.write_parquet(file.name)
+        command = [PEERS, "-W", "ignore", "-m", "benchmarks.validation_gx", file.name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, cwd=ROOT)
+    told = json.loads(done.stdout.splitlines()[-1])
+    wanted = {name.split(":isin")[0]: int(mask.sum()) for name, mask in masks.items() if mask.any()}
+    assert told["failed"] == wanted, (told["failed"], wanted)
+    return [told["cpu"]], [told["wall"]]
 
 
 def _compare(found: dict[str, dict[str, pl.Series]]) -> None:

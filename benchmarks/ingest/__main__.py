@@ -94,9 +94,9 @@ class Place:
 
 def run_contender(place: Place, contender: Contender, rows: int, files: int) -> tuple[Used, outputs.Output | int]:
     """Warm a contender up, let it do the job, and say what it used and made."""
-    python = ROOT / ".venv-peers-data/bin/python" if contender.peer else Path(sys.executable)
+    python = str(ROOT / ".venv-peers-data/bin/python") if contender.peer else sys.executable
     home = Path(tempfile.mkdtemp(prefix="pb-"))
-    command = [python, "-m", f"benchmarks.ingest.contenders.{contender.module}", home]
+    command = [python, "-m", f"benchmarks.ingest.contenders.{contender.module}", str(home)]
     log = (home / "log").open("w+")
     environment = {**os.environ, "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED"}  # rclone answers others with 411
     process = subprocess.Popen(
@@ -132,7 +132,7 @@ def _do(process: "subprocess.Popen[str]", job: Job, log: str) -> None:
     answer = process.stdout.readline()
     watchdog.cancel()
     if answer != "done\n":
-        raise RuntimeError(f"{process.args} did not do its job:\n{Path(log).read_text()[-3000:]}")
+        raise RuntimeError(f"{process.args!r} did not do its job:\n{Path(log).read_text()[-3000:]}")
 
 
 def compare(rows: int, who: list[str], rounds: int, files: int = FILES) -> dict[str, list[Used]]:

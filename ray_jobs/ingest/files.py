@@ -5,13 +5,14 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.objects import AT_ONCE
+from perennial.lakehouse.objects import AT_ONCE, Objects
 from perennial.lakehouse.sources.files import SMALL_BYTES, FilePart, Place, changed_parts, place_of
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import FileFormat, Files, compression_of
@@ -140,22 +141,23 @@ def _small_text(raw: Raw, part: FilePart, kind: FileFormat) -> SmallText | None:
 
 def _fetch(place: Place, parts: Sequence[FilePart]) -> Iterator[tuple[FilePart, "Future[Raw]"]]:
     """The parts in their order, opened; the next small ones are fetched meanwhile."""
+    fetched = partial(_fetched, place, place.objects() if place.objects else None)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         coming = iter(parts)
-        waiting = deque((part, pool.submit(_fetched, place, part)) for part in itertools.islice(coming, AT_ONCE))
+        waiting = deque((part, pool.submit(fetched, part)) for part in itertools.islice(coming, AT_ONCE))
         while waiting:
             yield waiting.popleft()
-            waiting.extend((part, pool.submit(_fetched, place, part)) for part in itertools.islice(coming, 1))
+            waiting.extend((part, pool.submit(fetched, part)) for part in itertools.islice(coming, 1))
 
 
-def _fetched(place: Place, part: FilePart) -> Raw:
+def _fetched(place: Place, objects: Objects | None, part: FilePart) -> Raw:
     if part.bytes > SMALL_BYTES:
         return open_part(place, part)
-    if place.objects is None:
+    if objects is None:
         raw = open_part(place, part)
         return Raw(pa.BufferReader(Raw(raw.file, 0, part.bytes).read()), raw.at, raw.end)
     try:
-        content, version = place.objects().read(place.location(part.path))
+        content, version = objects.read(place.location(part.path))
     except FileNotFoundError:
         version = ""
     if version != part.etag:
