@@ -23,7 +23,7 @@ import psutil
 from benchmarks.ingest import outputs
 from benchmarks.ingest.job import Job
 from benchmarks.ingest.sales import FILES, write_sales
-from benchmarks.ingest.tree import Used, idle_share, measured
+from benchmarks.ingest.tree import Used, idle_share, measured, stop_tree
 from benchmarks.place import s3_server
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.secrets import SecretRef
@@ -114,7 +114,7 @@ def run_contender(place: Place, contender: Contender, rows: int, files: int) -> 
         made = place.output(contender, job, home / "catalog.db")
         process.wait(120)
     finally:
-        process.kill()
+        stop_tree(process.pid)  # a Prefect server or a Ray that outlives it would take CPU from the next
         process.wait()
         shutil.rmtree(home, ignore_errors=True)
         for name in ("warm", "timed"):

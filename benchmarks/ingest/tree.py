@@ -3,14 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 SAMPLED_SECONDS = 0.25
-APART = ("rclone",)  # the S3 server, where it runs in the tree
 
 
 @dataclass
@@ -75,17 +74,17 @@ def measured(root: int, idle: float = 0.0) -> Iterator[Used]:
         watcher.join()
 
 
+def stop_tree(root: int) -> None:
+    """End a process and all below it, if they have not ended."""
+    for process in _tree(root):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def _tree(root: int) -> list[psutil.Process]:
     try:
         process = psutil.Process(root)
         below = process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    return [process, *(child for child in below if _name(child) not in APART)]
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return str(process.name())
-    except psutil.NoSuchProcess:
-        return ""
+    return [process, *below]
