@@ -64,6 +64,8 @@ def _output(good: pl.LazyFrame, bad: pl.LazyFrame) -> Output:
     days = good.group_by(pl.col("sold_at").dt.date().cast(pl.String)).len().collect()
     domains = good.group_by("email_domain").len().collect()
     reasons = bad.collect()["reasons"]
+    if reasons.dtype == pl.String:  # Dask's frames hold no lists
+        reasons = reasons.str.strip_suffix("\n").str.split("\n")
     told = Counter(reasons.explode().to_list())
     return Output(
         sums[0],

@@ -36,7 +36,7 @@ def reasons(raw: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     told = dict(zip(RULES, failed, strict=True))
     told |= {check: rows[name].isna() & raw[name].notna() for name, check in TYPES.items()}
     told |= {f"{name}:not_nullable": raw[name].isna() for name in COLUMNS if name not in OPTIONAL}
-    names = pd.Series("", index=rows.index, dtype=object)
+    names = pd.Series("", index=rows.index, dtype="string")
     for name, mask in told.items():
         mask = mask.fillna(value=False).astype(bool)
         if mask.any():
@@ -70,22 +70,19 @@ def keep_good(rows: pd.DataFrame) -> pd.DataFrame:
 def keep_bad(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with reasons, as they arrived."""
     bad = rows[rows["reasons"] != ""]
-    return bad[list(COLUMNS)].assign(reasons=bad["reasons"].str.rstrip("\n").str.split("\n"))
+    return bad[[*COLUMNS, "reasons"]]
 
 
 def run(job: Job) -> None:
     """See the module."""
-    import pyarrow as pa
-
     raw = dd.read_csv(job.inputs, dtype="string", keep_default_na=False, na_values=[""])
     checked = raw.map_partitions(check)
-    good, bad = checked.map_partitions(keep_good), checked.map_partitions(keep_bad, meta=keep_bad(checked._meta))
-    kept = {name: pa.string() for name in COLUMNS} | {"reasons": pa.list_(pa.string())}
+    good, bad = checked.map_partitions(keep_good), checked.map_partitions(keep_bad)
     dask.compute(
         good.to_parquet(
             f"{job.output}/good", partition_on=["day"], compression="zstd", write_index=False, compute=False
         ),
-        bad.to_parquet(f"{job.output}/bad", compression="zstd", write_index=False, schema=kept, compute=False),
+        bad.to_parquet(f"{job.output}/bad", compression="zstd", write_index=False, compute=False),
         num_workers=2,
     )
 
