@@ -96,13 +96,12 @@ bench-features: setup ## History features and as-of joins beside a Polars script
 	@$(BIN)/python -m benchmarks.features $(ROWS)
 
 bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql); an append to 100 day partitions
+	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
+	@$(BIN)/python -m benchmarks.partitions
+
 bench-ingest: setup peers-data ## A day's CSV to a checked table, beside six others: ROWS=200000 WHO="ours polars" ROUNDS=5
 	@$(BIN)/python -m benchmarks.ingest $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(FILES),--files $(FILES)) $(if $(WHO),--who $(WHO))
-
-bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql)
-	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))
-	@$(BIN)/python -m benchmarks.partitions
 
 bench-sketch: setup ## Drift scores of full data by sketches and by Evidently's preset, side by side
 	@$(BIN)/python -m benchmarks.sketch

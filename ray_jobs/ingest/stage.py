@@ -159,9 +159,6 @@ def _left_out(request: StageRequest, source: Source, reports: list[dict[str, str
     reasons: dict[str, str] = {}
     for told in reports:
         reasons |= json.loads(told["unreadable"])
-    return reasons | changed
-    for report in reports:
-        reasons |= json.loads(report["unreadable"])
     return reasons | dict.fromkeys(changed_parts(request.lake, source, request.batch, reasons), "")
 
 

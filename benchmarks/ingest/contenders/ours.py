@@ -38,7 +38,7 @@ total = pl.col("pieces") * pl.col("cents")
 pipeline = Pipeline(
     name="bench",
     sources=[
-        Files("sales", "sales/*.csv", contract=Sale, key=["sale_id"], event_time="sold_at",
+        Files("sales", "sales/*.csv", contract=Sale, key=["sale_id"], event_time="sold_at", partition="day",
               derived={
                   "total_cents": total,
                   "net_euros": total * (1 - pl.col("discount").fill_null(0)) / 100,
