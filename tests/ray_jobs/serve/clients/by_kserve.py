@@ -25,7 +25,9 @@ def request(binary: bool) -> InferRequest:
         tensor = InferInput(name=name, shape=list(values.shape), datatype=kind)
         tensor.set_data_from_numpy(values, binary_data=binary)
         inputs.append(tensor)
-    return InferRequest(model_name="trips", infer_inputs=inputs, request_id="by-kserve")
+    return InferRequest(
+        model_name="trips", infer_inputs=inputs, request_id="by-kserve-binary" if binary else "by-kserve"
+    )
 
 
 async def main() -> None:
