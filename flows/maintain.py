@@ -1,5 +1,6 @@
 """Care for a pipeline's tables and the system's, beside writers at work.
 
+versions that ended long ago ─► their training rows may expire
 each table ─► rows past their time dropped ─► small files compacted (Ray) ─► old snapshots expired
 then       ─► what nobody needs any more: listed, and deleted where that is asked for
 """
@@ -8,7 +9,16 @@ from prefect import flow
 
 from flows.clock import scheduled_start
 from flows.settings import Settings
-from tasks.maintenance import Cared, cared_for, expire_snapshots, list_tables, rewrite_table, show_care, sweep
+from tasks.maintenance import (
+    Cared,
+    cared_for,
+    expire_snapshots,
+    list_tables,
+    release_versions,
+    rewrite_table,
+    show_care,
+    sweep,
+)
 
 
 @flow(flow_run_name="maintain-{pipeline}")
@@ -22,6 +32,7 @@ def maintain(pipeline: str, delete: bool = False, settings: Settings | None = No
     settings = settings or Settings()
     lake, pipelines, now = settings.lake, settings.pipelines_dir, scheduled_start()
     tables = list_tables(lake, pipeline)
+    release_versions(lake, pipelines, pipeline, now)
     cared: list[Cared] = []
     for table in tables:
         rewritten = rewrite_table(settings.compute, lake, pipelines, pipeline, table, now)

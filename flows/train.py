@@ -9,6 +9,7 @@ from prefect import flow
 
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
+from tasks.card import show_card
 from tasks.training import (
     find_trained,
     keep_snapshot,
@@ -41,4 +42,14 @@ def train(
     keep_snapshot(settings.lake, version)
     record_challenger(settings.lake, version)
     show_version(version)
+    # a card that cannot be drawn is a failed task that people see; it holds up no version
+    show_card(
+        settings.compute,
+        settings.lake,
+        settings.pipelines_dir,
+        pipeline,
+        version.version,
+        settings.reports_base,
+        return_state=True,
+    )
     return version.version

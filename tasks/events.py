@@ -6,6 +6,7 @@ An event is a doorbell, never the truth: the row of `decisions` that it names is
 
 from datetime import datetime
 from typing import ClassVar
+from uuid import NAMESPACE_URL, uuid5
 
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
@@ -106,16 +107,26 @@ class _Model(Event):
     former: int | None = None
 
 
-class ModelPromoted(_Model):
-    """A version may serve; `former` is the champion it was held against."""
+class _Judged(_Model):
+    answer: str = ""
+
+
+class ModelPromoted(_Judged):
+    """A version may serve; `former` is the champion it was held against. `answer`: the rule that decided (docs/promotion.md)."""
 
     name = "perennial.model.promoted"
 
 
-class ModelRejected(_Model):
-    """A version is no better than the champion, which serves on."""
+class ModelRejected(_Judged):
+    """A version may not serve: it is no better, cannot be served, or was not approved. The champion serves on."""
 
     name = "perennial.model.rejected"
+
+
+class ModelInconclusive(_Judged):
+    """Nothing is shown either way: too few labels, say. The champion serves on, and more labels may tell."""
+
+    name = "perennial.model.inconclusive"
 
 
 class ModelRolledBack(_Model):
@@ -135,14 +146,21 @@ EVENTS: tuple[type[Event], ...] = (
     RetrainFailed,
     ModelPromoted,
     ModelRejected,
+    ModelInconclusive,
     ModelRolledBack,
 )
 
 
-def emit(event: Event) -> None:
-    """Send the event before this returns: a process that exits right after it takes unsent events with it."""
+def emit(event: Event, *, once: bool = False) -> None:
+    """Send the event before this returns: a process that exits right after it takes unsent events with it.
+
+    Args:
+        once: sent again by a rerun it has the same id, and the server keeps one.
+    """
+    same = uuid5(NAMESPACE_URL, f"{event.name}/{event.decision_id}")
     emit_event(
         event.name,
+        id=same if once else None,
         resource={
             "prefect.resource.id": f"perennial.pipeline.{event.pipeline}",
             "prefect.resource.name": event.pipeline,

@@ -13,9 +13,10 @@ from perennial.lakehouse.commit import expire_snapshots as expire
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.leftovers import Leftover, delete_leftovers, find_leftovers, note_state
 from perennial.lakehouse.tables import Identifier, dotted
+from perennial.lakehouse.tags import release_tags
 from perennial.lakehouse.uploads import abandoned_uploads, abort_uploads
 from perennial.spec import load_pipeline
-from perennial.spec.upkeep import PREDICTIONS, QUARANTINE
+from perennial.spec.upkeep import PREDICTIONS, QUARANTINE, VERSIONS
 from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, show_table
 
@@ -63,6 +64,19 @@ def rewrite_table(
         lake=lake, namespace=table[0], table=table[1], column=column, cutoff=now - kept if kept else None
     )
     return run_job(compute, job, request)
+
+
+@task(timeout_seconds=600)
+def release_versions(lake: Lake, pipelines: Path, pipeline: str, now: datetime) -> list[int]:
+    """Let the training rows of versions go that were archived or rejected long enough ago, where the pipeline says how long.
+
+    Returns the versions whose rows may expire from now on; what a version needs that may still serve is never among them.
+    """
+    kept = load_pipeline(pipeline, pipelines).upkeep.keep.get(VERSIONS)
+    released = release_tags(lake, pipeline, now - kept) if kept else []
+    if released:
+        get_run_logger().info("%s: the training rows of versions %s may expire now", pipeline, released)
+    return released
 
 
 @task(timeout_seconds=600)

@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
@@ -54,19 +54,37 @@ def check_approval(lake: Lake, pipeline: str, version: int) -> str:
     """Return the reason why the version may serve: a promotion, or that it has served before.
 
     Raises:
-        NotApproved: it has neither.
+        NotApproved: it has neither, or another champion serves than the one it was promoted over.
     """
     rows = read_decisions(lake, pipeline).filter(kind="promotion", version=version)
     promoted = rows.filter(rows["verdict"] == "promote")
-    if promoted.height:
+    overtaken = _overtaken(lake, pipeline, version, promoted["evidence"][-1]) if promoted.height else None
+    if promoted.height and overtaken is None:
         return str(promoted["reason"][-1])
     if any(step.version == version and step.stage in ("champion", "archived") for step in read_stages(lake, pipeline)):
         return "it has served before"
+    if overtaken:
+        raise NotApproved(overtaken)
     verdicts = rows["verdict"].to_list()
     raise NotApproved(
         f"version {version} of {pipeline} may not serve: "
         + (f"its promotion was judged {verdicts[-1]!r}" if verdicts else "no promotion was ever decided for it")
         + ". Nothing was changed. Run promote for it, or roll out a version that was promoted."
+    )
+
+
+def _overtaken(lake: Lake, pipeline: str, version: int, evidence: str) -> str | None:
+    """Why a promotion does not hold any more: of two that were decided at once only one can be carried out."""
+    judged: dict[str, Any] = json.loads(evidence)
+    serving = champion_stage(lake, pipeline)
+    expected, now = judged.get("champion_generation"), serving.generation if serving else 0
+    if expected is None or expected == now or (serving and serving.version == version):
+        return None
+    over = f"version {judged['champion_version']}" if judged.get("champion_version") else "no version"
+    assert serving is not None
+    return (
+        f"version {version} of {pipeline} was promoted while {over} served (generation {expected}), and version "
+        f"{serving.version} (generation {now}) does by now: they were never compared. Nothing was changed. Run promote again."
     )
 
 

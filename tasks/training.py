@@ -17,11 +17,11 @@ from perennial.lakehouse.registry import (
     find_training,
     register_version,
     snapshot_as_of,
-    tag_snapshot,
 )
 from perennial.lakehouse.stages import record_stage
 from perennial.lakehouse.tables import dotted, snapshot_summary
-from perennial.spec import load_pipeline
+from perennial.lakehouse.tags import tag_snapshot, version_tag
+from perennial.spec import Pipeline, load_pipeline
 from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, show_markdown, show_table
 
@@ -55,23 +55,30 @@ def plan_training(lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, r
     Raises:
         NoFeatures: nothing was built yet.
     """
-    from perennial.rules.features import contract_hash, feature_code_hash, pipeline_code_hash
+    from perennial.rules.features import pipeline_code_hash
 
     declared = load_pipeline(pipeline, pipelines)
     identifier = lake.table(pipeline, "features")
     snapshot_id = snapshot_as_of(lake, identifier, as_of)
     if snapshot_id is None:
         raise NoFeatures(f"{dotted(identifier)} has no rows: nothing was trained. Run ingest, then build_features.")
-    code_hash = pipeline_code_hash(declared)
     model, holdout = asdict(declared.model), declared.promotion.holdout.total_seconds()
-    parts = [pipeline, snapshot_id, as_of.astimezone(UTC).isoformat(), code_hash, model, holdout]
+    parts = [pipeline, snapshot_id, as_of.astimezone(UTC).isoformat(), pipeline_code_hash(declared), model, holdout]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return planned(declared, key, snapshot_id, as_of, reason)
+
+
+def planned(declared: Pipeline, key: str, snapshot_id: int, as_of: datetime, reason: str) -> TrainingPlan:
+    """The training of a pipeline as it is declared here, on a snapshot of its features, under a key."""
+    from perennial.rules.features import contract_hash, feature_code_hash, pipeline_code_hash
+
     return TrainingPlan(
-        pipeline=pipeline,
-        training_key=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32],
+        pipeline=declared.name,
+        training_key=key,
         features_snapshot_id=snapshot_id,
         as_of=as_of,
         feature_code_hash=feature_code_hash(declared),
-        code_hash=code_hash,
+        code_hash=pipeline_code_hash(declared),
         contract_hash=json.dumps({source.name: contract_hash(source) for source in declared.sources}),
         seed=declared.model.seed,
         reason=reason,
@@ -143,7 +150,7 @@ def register_trained(lake: Lake, plan: TrainingPlan, trained: "TrainedModel") ->
 def keep_snapshot(lake: Lake, version: ModelVersion) -> None:
     """Tag the snapshot a version was trained from, so that it can be trained again; expiry leaves tags alone."""
     identifier = lake.table(version.pipeline, "features")
-    tag_snapshot(lake, identifier, version.features_snapshot_id, f"version-{version.version}")
+    tag_snapshot(lake, identifier, version.features_snapshot_id, version_tag(version.version))
 
 
 @task(timeout_seconds=600)

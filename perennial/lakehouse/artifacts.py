@@ -1,7 +1,8 @@
 """A version's files on S3: weights, description, metrics, golden rows, reference sample; then a manifest, last.
 
 The manifest's own SHA-256 is in the table of versions, so what is read is what was registered or nothing. Weights are
-safetensors, all else is JSON and Parquet: no file from storage is ever executed.
+safetensors, all else is JSON, Parquet and text: no file from storage is ever executed, and none is read that is larger than
+was registered.
 """
 
 import hashlib
@@ -9,9 +10,11 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError
 
 from perennial.lakehouse.lake import Lake
@@ -27,6 +30,9 @@ WEIGHTS, MODEL, METRICS, GOLDEN, REFERENCE, ENVIRONMENT, PIPELINE = (
     "pipeline.txt",
 )
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_FILE_NAME = r"^[a-z0-9_-]{1,64}\.[a-z0-9]{1,16}$"
+MOST_REFERENCE_ROWS = 1_000_000
+LARGEST_MANIFEST = 64 * 1024
 
 
 class ArtifactRefused(ValueError):
@@ -37,13 +43,13 @@ class FileEntry(BaseModel, frozen=True):
     """One file as the manifest lists it."""
 
     size: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Manifest(BaseModel, frozen=True):
     """What an artifact, or a checkpoint, consists of."""
 
-    files: dict[str, FileEntry]
+    files: dict[Annotated[str, Field(pattern=_FILE_NAME)], FileEntry]
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> "Manifest":
@@ -96,16 +102,25 @@ def read_artifact_file(lake: Lake, pipeline: str, artifact_id: str, manifest_sha
     Raises:
         ArtifactRefused: anything is missing or not as registered; the message names the file.
     """
+    manifest = read_manifest(lake, pipeline, artifact_id, manifest_sha256)
+    where, entry = artifact_uri(lake, pipeline, artifact_id), manifest.files.get(name)
+    return manifest.check(where, name, _read(lake.files(), where, name, entry.size) if entry else b"")
+
+
+def read_manifest(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: str) -> Manifest:
+    """What an artifact consists of, checked against its registered checksum.
+
+    Raises:
+        ArtifactRefused: it is missing or not as registered.
+    """
     where = artifact_uri(lake, pipeline, artifact_id)
-    storage = lake.files()
-    raw = _read(storage, where, MANIFEST)
+    raw = _read(lake.files(), where, MANIFEST, LARGEST_MANIFEST)
     if _sha256(raw) != manifest_sha256:
         raise refused(where, MANIFEST, f"has SHA-256 {_sha256(raw)} where the version's row says {manifest_sha256}")
     try:
-        manifest = Manifest.model_validate_json(raw)
+        return Manifest.model_validate_json(raw)
     except ValidationError as error:
         raise refused(where, MANIFEST, f"is not a manifest: {error}") from error
-    return manifest.check(where, name, _read(storage, where, name))
 
 
 def dump_json(value: Any) -> bytes:
@@ -122,11 +137,36 @@ def dump_parquet(rows: pl.DataFrame) -> bytes:
 
 def read_reference(lake: Lake, pipeline: str, artifact_id: str, manifest_sha256: str) -> pl.DataFrame:
     """The reference sample of the training window: event time, inputs, score and label, as drift compares with."""
-    return pl.read_parquet(io.BytesIO(read_artifact_file(lake, pipeline, artifact_id, manifest_sha256, REFERENCE)))
+    data = read_artifact_file(lake, pipeline, artifact_id, manifest_sha256, REFERENCE)
+    return parquet_rows(artifact_uri(lake, pipeline, artifact_id), REFERENCE, data, MOST_REFERENCE_ROWS)
 
 
-def _read(storage: Any, where: str, name: str) -> bytes:
+def parquet_rows(where: str, name: str, data: bytes, most: int) -> pl.DataFrame:
+    """The rows of a Parquet file; how many it claims is asked before any is unpacked.
+
+    Raises:
+        ArtifactRefused: it is no Parquet file, or holds more than `most` rows.
+    """
     try:
+        claimed = pq.read_metadata(io.BytesIO(data)).num_rows
+        if claimed > most:
+            raise refused(where, name, f"claims {claimed:,} rows where at most {most:,} are written")
+        return pl.read_parquet(io.BytesIO(data))
+    except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
+        raise refused(where, name, f"is no Parquet file: {error}") from error
+
+
+def delete_artifact(lake: Lake, pipeline: str, artifact_id: str) -> None:
+    """Remove the files of an artifact that no version's row names."""
+    lake.files().rm(artifact_uri(lake, pipeline, artifact_id), recursive=True)
+
+
+def _read(storage: Any, where: str, name: str, most: int) -> bytes:
+    """The file, if it is no larger than `most`; a larger one is not read at all."""
+    try:
+        size = storage.info(f"{where}/{name}")["size"]
+        if size > most:
+            raise refused(where, name, f"has {size} bytes where at most {most} belong there")
         return bytes(storage.cat_file(f"{where}/{name}"))
     except FileNotFoundError as error:
         raise refused(where, name, "is not there") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
+from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import EqualTo
 from pyiceberg.table import Table
 
@@ -14,9 +14,8 @@ from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.decisions import SYSTEM_PROPERTIES
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.stages import champion_stage
-from perennial.lakehouse.tables import Identifier, dotted, ensure_table, read_snapshot
+from perennial.lakehouse.tables import Identifier, ensure_table, read_snapshot
 
-TAG_TRIES = 20
 BUILT_AS_OF = "perennial.as-of"
 
 
@@ -140,32 +139,6 @@ def champion(lake: Lake, pipeline: str, as_of: datetime | None = None) -> ModelV
     """The version that serves: now, or at a past moment."""
     step = champion_stage(lake, pipeline, as_of)
     return read_version(lake, pipeline, step.version) if step else None
-
-
-def tag_snapshot(lake: Lake, identifier: Identifier, snapshot_id: int, tag: str) -> None:
-    """Keep a snapshot from expiry under a name. A tag that is there already stays.
-
-    Raises:
-        ValueError: the tag is on another snapshot.
-    """
-    for _ in range(TAG_TRIES):
-        table = lake.catalog().load_table(identifier)
-        standing = table.metadata.refs.get(tag)
-        if standing is None:
-            try:
-                table.manage_snapshots().create_tag(snapshot_id, tag).commit()
-                return
-            except CommitFailedException:
-                continue  # somebody committed meanwhile; tagging asks for nothing of the table's head
-        if standing.snapshot_id == snapshot_id:
-            return
-        raise ValueError(
-            f"tag {tag} of {dotted(identifier)} is on snapshot {standing.snapshot_id}, not on {snapshot_id}; it was left."
-        )
-    raise RuntimeError(
-        f"{dotted(identifier)} changed {TAG_TRIES} times while snapshot {snapshot_id} was to be tagged {tag}; it is not. "
-        "Run the flow again."
-    )
 
 
 def snapshot_as_of(lake: Lake, identifier: Identifier, as_of: datetime) -> int | None:

@@ -1,18 +1,27 @@
 """Models out of their files: safetensors and JSON into a scorer that has reproduced its golden rows."""
 
-import io
+import itertools
 from collections.abc import Mapping
 
-import polars as pl
 import safetensors.torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from perennial.lakehouse.artifacts import GOLDEN, MODEL, WEIGHTS, artifact_uri, read_artifact_file, refused
+from perennial.lakehouse.artifacts import (
+    GOLDEN,
+    MODEL,
+    WEIGHTS,
+    artifact_uri,
+    parquet_rows,
+    read_artifact_file,
+    refused,
+)
 from perennial.lakehouse.lake import Lake
-from perennial.rules.description import ModelDescription
-from perennial.rules.scoring import Scorer, check_golden
+from perennial.rules.description import Architecture, ModelDescription
+from perennial.rules.scoring import GOLDEN_ROWS, Scorer, check_golden
 from perennial.spec.models import TabularModel, TorchModel
+
+FLOAT_BYTES = 4
 
 
 def load_scorer(
@@ -38,7 +47,7 @@ def load_scorer(
 
     where = artifact_uri(lake, pipeline, artifact_id)
     scorer = build_scorer(where, read(MODEL), read(WEIGHTS), model)
-    check_golden(scorer, pl.read_parquet(io.BytesIO(read(GOLDEN))))
+    check_golden(scorer, parquet_rows(where, GOLDEN, read(GOLDEN), GOLDEN_ROWS))
     return scorer
 
 
@@ -50,6 +59,9 @@ def build_scorer(
         model = ModelDescription.model_validate_json(description)
     except ValidationError as error:
         raise refused(where, MODEL, f"is not a model's description: {error}") from error
+    units = model.architecture.hidden if isinstance(model.architecture, Architecture) else ()
+    if FLOAT_BYTES * sum(a * b for a, b in itertools.pairwise(units)) > len(weights):
+        raise refused(where, WEIGHTS, f"does not fit the description in {MODEL}: it is too small for layers of {units}")
     try:
         return Scorer(model, load_tensors(weights), declared)
     except (RuntimeError, safetensors.SafetensorError) as error:

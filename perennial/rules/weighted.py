@@ -35,7 +35,7 @@ def pr_auc(y: Floats, scores: Floats, weights: Floats) -> Floats:
 def log_loss(y: Floats, scores: Floats, weights: Floats) -> Floats:
     """Mean negative log-likelihood of probabilities held off 0 and 1 by 1e-15."""
     if scores.ndim == 2:
-        told = scores[np.arange(len(y)), y.astype(np.int64)]
+        told = (scores * one_hot(y, scores.shape[1])).sum(axis=1)  # a class never trained on was told as impossible
         return mean(-np.log(np.clip(told, SMALLEST_PROBABILITY, 1.0)), weights)
     held = np.clip(scores, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
     return mean(-(y * np.log(held) + (1 - y) * np.log1p(-held)), weights)
@@ -144,7 +144,7 @@ def mean(losses: Floats, weights: Floats) -> Floats:
 
 
 def one_hot(y: Floats, classes: int) -> Floats:
-    """(n, classes): 1 where a row is of the class."""
+    """(n, classes): 1 where a row is of the class; nowhere for a class that is not among them, told as -1."""
     return (y[:, None] == np.arange(classes)).astype(np.float64)
 
 

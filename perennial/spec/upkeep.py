@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from perennial.spec.sources import Source
 
-PREDICTIONS, QUARANTINE = "predictions", "quarantine"
+PREDICTIONS, QUARANTINE, VERSIONS = "predictions", "quarantine", "versions"
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Upkeep:
 
     Args:
         keep: how long rows are kept, by source, and for `predictions` and `quarantine`; what is not named is kept for
-            ever. A source's rows are aged by its event time, predictions by when they were answered.
+            ever. A source's rows are aged by its event time, predictions by when they were answered. `versions`: how long
+            the training rows of a version stay readable after it was archived or rejected.
         deletes: whether objects that nobody can need any more are deleted; by default they are listed only.
     """
 
@@ -24,7 +25,7 @@ class Upkeep:
 
     def mistakes(self, sources: Mapping[str, Source]) -> Iterator[tuple[str, str]]:
         """What cannot be right, each with the name that it is said of."""
-        known = [*sources, PREDICTIONS, QUARANTINE]
+        known = [*sources, PREDICTIONS, QUARANTINE, VERSIONS]
         for name, span in self.keep.items():
             if name not in known:
                 yield f"upkeep keeps rows of {name!r}, which is not there; there are {known}.", name

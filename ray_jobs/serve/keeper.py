@@ -133,7 +133,7 @@ class Keeper:
                 f"pipeline {pipeline.name} has no champion, so its endpoint cannot start. Train and promote a version, "
                 "then roll it out."
             )
-        self.traffic = Traffic(self._load(stage, self._load_tables({})))
+        self.traffic = Traffic(self._load(stage, load_tables(self._lake, self._pipeline, {})))
         self.refresh()  # a trial that is under way goes on with this replica, too
 
     @property
@@ -182,7 +182,7 @@ class Keeper:
         )
 
     def _refresh(self) -> None:
-        tables = self._load_tables(self.current.tables)
+        tables = load_tables(self._lake, self._pipeline, self.current.tables)
         if tables is not self.current.tables:
             newer = self._with_tables(tables)
             self._try_out(newer.champion)
@@ -239,20 +239,25 @@ class Keeper:
             return []
         return [traffic.champion, *([traffic.challenger.serving] if traffic.challenger else [])]
 
-    def _load_tables(self, held: Mapping[str, Held]) -> Mapping[str, Held]:
-        """The joined tables at their current snapshots; the same object where nothing is new."""
-        newer: dict[str, Held] = {}
-        for name in self._pipeline.looked_up:
-            identifier = self._lake.table(self._pipeline.name, f"raw_{name}")
-            snapshot_id = current_snapshot_id(self._lake, identifier)
-            if snapshot_id is None:
-                raise NothingToServe(
-                    f"source {name!r} of pipeline {self._pipeline.name} is looked up, and nothing of it was ever "
-                    "ingested. Run ingest for it."
-                )
-            if name not in held or held[name].snapshot_id != snapshot_id:
-                rows = read_log(self._lake, self._pipeline, name, None, snapshot_id)
-                features = self._pipeline.history_sources.get(name)
-                past = HistoryState(rows, self._pipeline.source(name), features) if features else None
-                newer[name] = Held(rows, snapshot_id, datetime.now(UTC), past)
-        return {**held, **newer} if newer else held
+
+def load_tables(lake: Lake, pipeline: Pipeline, held: Mapping[str, Held]) -> Mapping[str, Held]:
+    """The joined tables at their current snapshots; the same object where nothing is new.
+
+    Raises:
+        NothingToServe: nothing of a joined source was ever ingested.
+    """
+    newer: dict[str, Held] = {}
+    for name in pipeline.looked_up:
+        identifier = lake.table(pipeline.name, f"raw_{name}")
+        snapshot_id = current_snapshot_id(lake, identifier)
+        if snapshot_id is None:
+            raise NothingToServe(
+                f"source {name!r} of pipeline {pipeline.name} is looked up, and nothing of it was ever ingested. "
+                "Run ingest for it."
+            )
+        if name not in held or held[name].snapshot_id != snapshot_id:
+            rows = read_log(lake, pipeline, name, None, snapshot_id)
+            features = pipeline.history_sources.get(name)
+            past = HistoryState(rows, pipeline.source(name), features) if features else None
+            newer[name] = Held(rows, snapshot_id, datetime.now(UTC), past)
+    return {**held, **newer} if newer else held

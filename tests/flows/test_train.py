@@ -1,21 +1,27 @@
 """Train and promote as flows, against a real Prefect, Ray, S3 and catalog: every rerun finds what is there."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
 from flows.promote import promote
+from flows.reproduce import reproduce
 from flows.settings import Settings
 from flows.train import train
+from perennial.datadocs.card import card_path
 from perennial.lakehouse import artifacts, scorers
 from perennial.lakehouse.artifacts import read_artifact_file, write_artifact
+from perennial.lakehouse.commit import append_once, expire_snapshots
 from perennial.lakehouse.decisions import read_decisions
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion, NoSuchVersion, read_version, read_versions, register_version
-from perennial.lakehouse.stages import make_champion, stage_history
+from perennial.lakehouse.stages import make_champion, record_stage, stage_history
+from perennial.lakehouse.tags import release_tags
 from perennial.rules.scoring import golden_rows
+from tasks.serving import NotApproved, check_approval
 from tasks.training import NoFeatures
 from tests.ray_jobs.train.world import AS_OF, fill_features, rows, write_rides
 
@@ -54,12 +60,21 @@ def test_a_version_is_trained_once_and_promoted_on_evidence(settings: Settings, 
     assert train("rides", as_of=AS_OF, settings=settings) == 1
     assert len(read_versions(lake, "rides")) == 1
 
+    report = lake.files().cat_file(lake.uri(card_path("rides", 1))).decode()
+    assert "not judged yet" in report
     assert promote("rides", 1, as_of=AS_OF, settings=settings) == "promote"
+    assert "rides-v1-against-constant" in lake.files().cat_file(lake.uri(card_path("rides", 1))).decode()
     assert promote("rides", 1, as_of=AS_OF, settings=settings) == "promote"
     decision = read_decisions(lake, "rides").row(0, named=True)
     assert read_decisions(lake, "rides").height == 1
     assert (decision["kind"], decision["verdict"]) == ("promotion", "promote")
-    assert json.loads(decision["evidence"])["challenger"] > 0.7
+    evidence = json.loads(decision["evidence"])
+    assert evidence["challenger"] > 0.7
+    assert evidence["answer"] == "first_version"
+    assert evidence["last_label"] < evidence["challenger"]
+    assert len(evidence["infrastructure"]) == 4
+    assert all(check["passed"] for check in evidence["infrastructure"])
+    assert set(evidence["metrics"]) >= {"roc_auc", "pr_auc", "log_loss", "brier", "calibration_error", "f1"}
 
     make_champion(lake, "rides", 1, expected_generation=0, as_of=AS_OF, reason="better", decision_id="one")
     worse = turned_around(lake, version)
@@ -68,6 +83,38 @@ def test_a_version_is_trained_once_and_promoted_on_evidence(settings: Settings, 
 
     equal = register_version(lake, version.model_copy(update={"training_key": "equal"}))
     assert promote("rides", equal.version, as_of=AS_OF, settings=settings) == "promote"  # no gain is asked for
+    make_champion(lake, "rides", 2, expected_generation=1, as_of=AS_OF, reason="faster", decision_id="two")
+    with pytest.raises(NotApproved, match=r"version 1 served .* never compared.*Run promote again"):
+        check_approval.fn(lake, "rides", equal.version)
+
+
+@pytest.mark.timeout(400)
+def test_a_version_is_made_again_bit_for_bit_or_what_differs_is_named(
+    settings: Settings, lake: Lake, pipelines: Path
+) -> None:
+    torch.set_num_threads(1)
+    fill_features(lake)
+    train("rides", as_of=AS_OF, settings=settings)
+    before = lake.files().find(lake.uri("artifacts/rides"))
+    assert reproduce("rides", 1, settings=settings) == "reproduced"
+    assert len(read_versions(lake, "rides")) == 1
+    assert lake.files().find(lake.uri("artifacts/rides")) == before  # the copy's files are gone again
+
+    file = pipelines / "rides.py"
+    file.write_text(file.read_text().replace("epochs=3", "epochs=2, seed=7"))
+    assert reproduce("rides", 1, settings=settings) == "differs"
+    decision = read_decisions(lake, "rides").row(-1, named=True)
+    evidence = json.loads(decision["evidence"])
+    assert {each["what"] for each in evidence["differences"]} >= {"parameter seed"}
+    assert {each["what"] for each in evidence["outcome"]} >= {"the weights", "metric roc_auc"}
+    assert not {each["what"] for each in evidence["outcome"]} & {"the training rows", "the holdout's rows"}
+
+    record_stage(lake, "rides", 1, "rejected", as_of=AS_OF, reason="worse", decision_id="r")
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    append_once(lake, lake.table("rides", "features"), rows(10).to_arrow(), "newer")
+    assert release_tags(lake, "rides", now) == [1]
+    expire_snapshots(lake, lake.table("rides", "features"), now, keep=1)
+    assert reproduce("rides", 1, settings=settings) == "rows_gone"
 
 
 def test_training_without_features_says_what_to_run(settings: Settings) -> None:

@@ -11,9 +11,12 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from deployments.stack.parts import REPORTS_POLICY
+from perennial.datadocs.card import card_page
 from perennial.datadocs.page import index_page
+from tests.perennial.datadocs.card_world import card
 from tests.perennial.datadocs.world import ORIGIN, batch_rows, page
 
+CARDS = ("binary", "multiclass", "regression")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
@@ -35,6 +38,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("reports")
     (folder / "readings.html").write_text(page(batches=120, columns=200))
     (folder / "index.html").write_text(index_page(ORIGIN, {"readings": batch_rows(30, 3), "planes": batch_rows(0, 3)}))
+    for task in CARDS:
+        (folder / f"card-{task}.html").write_text(card_page(card(task)))
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Reports, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -66,7 +71,7 @@ class Visit:
 
 
 @pytest.mark.parametrize("width", [1400, 390])
-@pytest.mark.parametrize("name", ["readings", "index"])
+@pytest.mark.parametrize("name", ["readings", "index", *(f"card-{task}" for task in CARDS)])
 def test_a_page_says_no_error_asks_for_nothing_else_and_fits_the_window(
     browser: Browser, address: str, name: str, width: int
 ) -> None:

@@ -11,9 +11,9 @@ from perennial.lakehouse.history import BATCHES, KEPT_SNAPSHOTS
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.quarantine import OUTBOX, finish_quarantine
 from perennial.lakehouse.raw import QUARANTINE, raw_schema
-from perennial.lakehouse.registry import tag_snapshot
 from perennial.lakehouse.staging import stage_files
 from perennial.lakehouse.tables import Identifier, SnapshotExpired, ensure_table, read_snapshot, write_files
+from perennial.lakehouse.tags import tag_snapshot
 from tests.shop import NOON, shop
 
 NUMBERS = pa.schema([("number", pa.int64())])

@@ -77,9 +77,9 @@ def rows(count: int, seed: int = 4) -> pl.DataFrame:
     )
 
 
-def fill_features(lake: Lake, count: int = 3_000) -> int:
+def fill_features(lake: Lake, count: int = 3_000, rename: dict[str, str] | None = None) -> int:
     """Commit the features in two files; return the snapshot. Some labels come too late, and would mislead."""
-    table = rows(count).with_row_index()
+    table = rows(count).rename(rename or {}).with_row_index()
     belated = pl.col("index") % (count // LATE_LABELS) == 7
     table = table.with_columns(
         late=pl.when(belated).then(1 - pl.col("late")).otherwise(pl.col("late")),
