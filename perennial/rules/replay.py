@@ -19,13 +19,13 @@ from typing import Literal, NamedTuple, Protocol
 import polars as pl
 from pydantic import BaseModel
 
+from perennial.rules.contest import PromotionVerdict
 from perennial.rules.evidence import Evidence, with_outcomes
 from perennial.rules.feeds import find_few_rows
 from perennial.rules.metrics import Interval
 from perennial.rules.past import Ended, Past, PastRetrain, PastWindow
 from perennial.rules.policy import decide
 from perennial.rules.promise import promise_for
-from perennial.rules.promotion import PromotionVerdict
 from perennial.spec import Monitoring
 
 UNLIMITED = 1_000_000

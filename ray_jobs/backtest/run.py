@@ -13,10 +13,10 @@ import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel
 
+from perennial.rules.contest import PromotionVerdict
 from perennial.rules.evidence import Evidence
 from perennial.rules.features import pipeline_code_hash
 from perennial.rules.metrics import evaluate, gain
-from perennial.rules.promotion import PromotionVerdict
 from perennial.rules.recommend import BASELINES, Backtest, recommend, settle
 from perennial.rules.replay import Course, NotKnownYet, Span, Trained, Work, replay
 from perennial.spec import Monitoring, Pipeline, load_pipeline

@@ -7,8 +7,8 @@ import polars as pl
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
+from perennial.rules.contest import PromotionVerdict
 from perennial.rules.evidence import Evidence
-from perennial.rules.promotion import PromotionVerdict
 from perennial.rules.replay import Trained, Work
 
 RESULTS: dict[str, type[BaseModel]] = {"train": Trained, "look": Evidence, "judge": PromotionVerdict}

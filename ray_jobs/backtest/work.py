@@ -8,13 +8,14 @@ import polars as pl
 import torch
 from pydantic import BaseModel
 
+from perennial.rules.contest import PromotionVerdict
 from perennial.rules.description import ModelDescription
 from perennial.rules.evidence import Evidence
 from perennial.rules.features import input_names, label_weights
 from perennial.rules.feeds import find_broken
 from perennial.rules.metrics import Interval
 from perennial.rules.past import Past
-from perennial.rules.promotion import PromotionVerdict, judge_promotion
+from perennial.rules.promotion import judge_promotion
 from perennial.rules.replay import Trained, Work
 from perennial.rules.scoring import Scorer, build_network
 from perennial.rules.sketch import sketch_frame

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from perennial.rules.contest import PromotionVerdict
 from perennial.rules.evidence import Evidence, Performance
-from perennial.rules.promotion import PromotionVerdict
 from perennial.rules.recommend import recommend, settle
 from perennial.rules.replay import (
     Course,
@@ -52,7 +52,7 @@ class Written:
         self.asked.append(("judge", at))
         now = max(window for window in WINDOWS if window.end <= at)
         better = self.worth(challenger.at, now) >= self.worth(champion.at, now)
-        return PromotionVerdict(verdict="promote" if better else "reject", reason="as written")
+        return PromotionVerdict(verdict="promote" if better else "reject", reason="as written", answer="better")
 
 
 def course(strategy: Strategy, breaks: int | None) -> Course:
