@@ -21,7 +21,7 @@ from perennial.rules.scoring import SCORE, Scorer
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.serve.answers import Answers
 from ray_jobs.serve.keeper import Serving, WrongCode, load_tables
-from ray_jobs.serve.rows import read_question
+from ray_jobs.serve.rows import read_rows
 
 ANSWERS = 20
 COMPARED_ROWS = 1_000
@@ -110,8 +110,8 @@ def _answer(answers: Answers, serving: Serving, pipeline: Pipeline) -> list[floa
     took = []
     for _ in range(ANSWERS):
         started = time.perf_counter()
-        question = read_question(body, answers.schema, pipeline.serving.maximum_rows)
-        scores = serving.scorer.score(answers.compute(question, serving, datetime.now(UTC)))
+        rows = answers.read([read_rows(body, pipeline.serving.maximum_rows)])
+        scores = serving.scorer.score(answers.compute(rows, serving, datetime.now(UTC)))
         took.append((time.perf_counter() - started) * 1000)
         if not np.isfinite(scores).all():
             raise ValueError(
