@@ -15,7 +15,7 @@ from flows.promote import promote
 from flows.roll_out import roll_out
 from flows.settings import Settings
 from flows.train import train
-from tasks.decisions import claim_retrain, record_retrain
+from tasks.decisions import claim_retrain, read_train_from, record_retrain
 from tasks.notices import tell_ended, tell_failed, tell_started
 from tasks.serving import RolledBack
 from tasks.story import show_story
@@ -35,7 +35,7 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
     tell_started(decision)
     try:
         build_features(pipeline, decision.as_of, settings)
-        version = train(pipeline, decision.as_of, decision.reason, settings)
+        version = train(pipeline, decision.as_of, decision.reason, settings, read_train_from(decision))
         verdict = promote(pipeline, version, decision.as_of, settings)
         if verdict == "promote":
             verdict = _roll_out(pipeline, version, decision.as_of, settings)

@@ -23,17 +23,24 @@ from tasks.training import (
 
 @flow(flow_run_name="train-{pipeline}")
 def train(
-    pipeline: str, as_of: datetime | None = None, reason: str = "asked for", settings: Settings | None = None
+    pipeline: str,
+    as_of: datetime | None = None,
+    reason: str = "asked for",
+    settings: Settings | None = None,
+    train_from: datetime | None = None,
 ) -> int:
     """Return the number of the trained version. The same features, moment and code give the version there is.
 
     Args:
         as_of: labels known by then count; by default the run's scheduled start.
         reason: why it is trained, as the version's row will say.
+        train_from: the oldest event time to learn from; by default everything.
     """
     settings = settings or Settings()
     as_of = utc(as_of) if as_of else scheduled_start()
-    plan = plan_training(settings.lake, settings.pipelines_dir, pipeline, as_of, reason)
+    plan = plan_training(
+        settings.lake, settings.pipelines_dir, pipeline, as_of, reason, utc(train_from) if train_from else None
+    )
 
     version = find_trained(settings.lake, plan)
     if version is None:

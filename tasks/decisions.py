@@ -1,5 +1,6 @@
 """The decisions table in a run: claim what one acts on, record how it ended, find what nobody acted on."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -45,6 +46,12 @@ def claim_retrain(lake: Lake, decision_id: str) -> Decision | None:
             f"decision {decision_id!r} says {decision.verdict}, not retrain: {decision.reason} Nothing was started."
         )
     return decision
+
+
+def read_train_from(decision: Decision) -> datetime | None:
+    """The oldest event time that the policy lets the retrain learn from; None: everything."""
+    told = json.loads(decision.evidence).get("train_from")
+    return datetime.fromisoformat(told) if told else None
 
 
 @task

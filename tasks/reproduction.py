@@ -69,7 +69,9 @@ def plan_rebuild(lake: Lake, pipelines: Path, pipeline: str, version: int) -> Re
         )
         return Rebuild(version=found, obstacle=Rebuilt(verdict="differs", reason=reason, differences=[gone]))
     key = f"again-{found.training_key[:16]}-{str(flow_run.get_id() or 'local')[-12:]}"
-    plan = planned(declared, key, found.features_snapshot_id, found.as_of, f"version {version} again")
+    plan = planned(
+        declared, key, found.features_snapshot_id, found.as_of, f"version {version} again", found.train_start
+    )
     return Rebuild(version=found, plan=plan)
 
 

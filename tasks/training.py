@@ -46,10 +46,13 @@ class TrainingPlan(BaseModel, frozen=True):
     code_hash: str
     seed: int
     reason: str
+    train_from: datetime | None = None
 
 
 @task
-def plan_training(lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, reason: str) -> TrainingPlan:
+def plan_training(
+    lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, reason: str, train_from: datetime | None = None
+) -> TrainingPlan:
     """Pin the features' snapshot of that moment and name the training after all that its outcome depends on.
 
     Raises:
@@ -64,11 +67,14 @@ def plan_training(lake: Lake, pipelines: Path, pipeline: str, as_of: datetime, r
         raise NoFeatures(f"{dotted(identifier)} has no rows: nothing was trained. Run ingest, then build_features.")
     model, holdout = asdict(declared.model), declared.promotion.holdout.total_seconds()
     parts = [pipeline, snapshot_id, as_of.astimezone(UTC).isoformat(), pipeline_code_hash(declared), model, holdout]
+    parts += [train_from.astimezone(UTC).isoformat()] if train_from else []
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    return planned(declared, key, snapshot_id, as_of, reason)
+    return planned(declared, key, snapshot_id, as_of, reason, train_from)
 
 
-def planned(declared: Pipeline, key: str, snapshot_id: int, as_of: datetime, reason: str) -> TrainingPlan:
+def planned(
+    declared: Pipeline, key: str, snapshot_id: int, as_of: datetime, reason: str, train_from: datetime | None = None
+) -> TrainingPlan:
     """The training of a pipeline as it is declared here, on a snapshot of its features, under a key."""
     from perennial.rules.features import contract_hash, feature_code_hash, pipeline_code_hash
 
@@ -82,6 +88,7 @@ def planned(declared: Pipeline, key: str, snapshot_id: int, as_of: datetime, rea
         contract_hash=json.dumps({source.name: contract_hash(source) for source in declared.sources}),
         seed=declared.model.seed,
         reason=reason,
+        train_from=train_from,
     )
 
 
@@ -106,6 +113,7 @@ def train_model(
         training_key=plan.training_key,
         features_snapshot_id=plan.features_snapshot_id,
         as_of=plan.as_of,
+        train_from=plan.train_from,
         config=config,
     )
     return run_job(compute, train, request)

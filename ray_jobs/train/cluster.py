@@ -100,7 +100,7 @@ def _prepare_blocks(
     import ray.data
 
     lake, snapshot_id = request.lake, request.features_snapshot_id
-    usable = labelled(pipeline, request.as_of, end=windows.holdout_start)
+    usable = labelled(pipeline, request.as_of, start=request.train_from, end=windows.holdout_start)
     names = (event_time_of(pipeline), pipeline.label.name, *label_weights(pipeline))
     prepare: Any = PrepareFile(lake, pipeline.name, snapshot_id, usable, names, description)
     groups = file_groups(lake, pipeline.name, snapshot_id, usable, groups=READERS)

@@ -18,6 +18,7 @@ class TrainRequest(BaseModel, frozen=True):
     Args:
         training_key: the run's name on S3: the same key goes on from the checkpoints that are there.
         as_of: labels known by then count.
+        train_from: the oldest event time that is learned from; None: everything.
     """
 
     lake: Lake
@@ -26,6 +27,7 @@ class TrainRequest(BaseModel, frozen=True):
     training_key: str
     features_snapshot_id: int
     as_of: datetime
+    train_from: datetime | None = None
     config: TrainConfig = TrainConfig()
 
 

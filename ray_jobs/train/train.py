@@ -29,10 +29,14 @@ def train(request: TrainRequest) -> TrainedModel:
     pipeline = load_pipeline(request.pipeline, request.pipelines)
     lake, event_time, label = request.lake, event_time_of(pipeline), pipeline.label.name
     times = read_rows(
-        lake, pipeline, request.features_snapshot_id, labelled(pipeline, request.as_of), _time_columns(pipeline)
+        lake,
+        pipeline,
+        request.features_snapshot_id,
+        labelled(pipeline, request.as_of, start=request.train_from),
+        _time_columns(pipeline),
     )
     windows = split_windows(times[event_time], pipeline.promotion.holdout)
-    usable = labelled(pipeline, request.as_of, end=windows.holdout_start)
+    usable = labelled(pipeline, request.as_of, start=request.train_from, end=windows.holdout_start)
     rows = read_rows(lake, pipeline, request.features_snapshot_id, usable)
     training = rows.filter(pl.col(event_time) < windows.validation_start)
     logger.info(

@@ -1,5 +1,6 @@
 """Training as it runs: Ray Train and Ray Data on a real head, files on a real S3 server."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ray_jobs.train.request import TrainedModel, TrainRequest
 from ray_jobs.train.train import train
 from ray_jobs.train.worker import share
 from tests.conftest import S3, empty_lake
-from tests.ray_jobs.train.world import AS_OF, INPUTS, LATE_LABELS, fill_features, write_rides
+from tests.ray_jobs.train.world import AS_OF, INPUTS, LATE_LABELS, START, fill_features, write_rides
 
 ROWS = 3_000
 
@@ -56,6 +57,13 @@ def test_the_holdout_is_newer_than_all_that_was_learned_from(trained: TrainedMod
     windows = trained.windows
     assert windows.train_start < windows.validation_start < windows.holdout_start < windows.holdout_end
     assert trained.holdout_rows == pytest.approx(ROWS * 5 / 30, rel=0.05)
+
+
+def test_nothing_older_is_learned_from_than_a_policy_lets(request_: TrainRequest, ray_head: str) -> None:
+    since = START + timedelta(days=12)
+    recent = train(request_.model_copy(update={"train_from": since, "training_key": "recent"}))
+    assert recent.windows.train_start >= since
+    assert recent.training_rows + recent.validation_rows + recent.holdout_rows < ROWS * 19 / 30
 
 
 def test_the_stored_model_scores_rows_with_gaps_and_unseen_values(
