@@ -18,7 +18,7 @@ def main(job: str, asked: str, answered: str) -> None:
     if not module.startswith("ray_jobs."):
         raise SystemExit(f"{job} is not a job of ray_jobs.")
     work = getattr(importlib.import_module(module), function)
-    (parameter,) = inspect.signature(work, eval_str=True).parameters.values()
+    parameter = next(iter(inspect.signature(work, eval_str=True).parameters.values()))  # the others have defaults
     files = Lake.model_validate_json(os.environ["PERENNIAL_JOB_LAKE"]).files()
     request = parameter.annotation.model_validate_json(files.cat_file(asked))
     ray.init(namespace="perennial", log_to_driver=True)

@@ -107,7 +107,8 @@ def read_story(
     """
     rows = decisions.to_dicts()
     watched = [row for row in rows if row["kind"] == "monitor"]
-    told = sorted(watched, key=lambda r: (r["window_end"] or r["as_of"], r["recorded_at"]))[-WINDOWS:]
+    whole = [row for row in watched if row["version"] is not None and row["window_start"] is not None]
+    told = sorted(whole, key=lambda r: (r["window_end"], r["recorded_at"]))[-WINDOWS:]
     done = [row for row in rows if row["kind"] in TELLING]
     alarms = [row for row in watched if row["verdict"] != "hold"]
     events = sorted((_event(row) for row in [*alarms, *done]), key=lambda event: event.at)
