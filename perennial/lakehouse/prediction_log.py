@@ -8,12 +8,12 @@ the answer outlives every snapshot; its object is deleted only after the rows we
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector
+from pyarrow.fs import FileInfo, FileSelector
 from pyiceberg.expressions import And, GreaterThanOrEqual, In, LessThanOrEqual
 from pyiceberg.table import Table
 
@@ -94,12 +94,14 @@ def ship_segment(lake: Lake, pipeline: str, name: str, rows: pa.Table) -> None:
 
 
 def commit_predictions(lake: Lake, pipeline: str) -> int:
-    """Bring shipped segments into `predictions`; return how many rows this call committed.
+    """Bring the segments that are shipped by now into `predictions`; return how many rows this call committed.
 
-    Killed at any moment and started again it loses and doubles nothing; of two at once, one commits each segment.
+    Those that arrive meanwhile are the next call's: under steady traffic there is always one more. Killed at any moment and
+    started again it loses and doubles nothing; of two at once, one commits each segment.
     """
     committed = 0
-    while names := _shipped(lake, pipeline):
+    waiting = {info.base_name for info in _segments(lake, pipeline)}
+    while names := _oldest(info for info in _segments(lake, pipeline) if info.base_name in waiting):
         found = _committed(lake, pipeline, names)
         _delete(lake, pipeline, found)
         fresh = [name for name in names if name not in found]
@@ -139,18 +141,17 @@ def _read_segments(lake: Lake, pipeline: str, names: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="default")
 
 
-def _shipped(lake: Lake, pipeline: str) -> list[str]:
-    """The oldest segments on S3 that fit into one commit: names begin with the time they were opened."""
+def _segments(lake: Lake, pipeline: str) -> list[FileInfo]:
     selector = FileSelector(_folder(lake, pipeline), allow_not_found=True)
-    infos = sorted(lake.arrow_files().get_file_info(selector), key=lambda info: info.base_name)
+    return [info for info in lake.arrow_files().get_file_info(selector) if info.extension == "parquet"]
+
+
+def _oldest(segments: Iterable[FileInfo]) -> list[str]:
+    """The oldest segments that fit into one commit: names begin with the time they were opened."""
     names: list[str] = []
     size = 0
-    for info in infos:
-        if (
-            info.extension == "parquet"
-            and len(names) < COMMIT_SEGMENTS
-            and (not names or size + info.size < COMMIT_BYTES)
-        ):
+    for info in sorted(segments, key=lambda info: info.base_name):
+        if len(names) < COMMIT_SEGMENTS and (not names or size + info.size < COMMIT_BYTES):
             names.append(info.base_name.removesuffix(".parquet"))
             size += info.size
     return names
