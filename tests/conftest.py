@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flows.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves replicas and trainings beside the other tests
 
 
 def free_port() -> int:
