@@ -118,7 +118,7 @@ def _judge_performance(evidence: Evidence, seen: Performance, policy: Monitoring
         f"{say_metric(seen.metric)} {seen.measured:.3f} (95% {seen.low:.3f} to {seen.high:.3f}) on "
         f"{evidence.labelled_rows:,} labelled rows"
     )
-    if seen.distance <= 0:
+    if _worthless(evidence):
         return Signal(
             "page",
             "broken",
@@ -207,7 +207,14 @@ def _page_once(signal: Signal, evidence: Evidence, past: Past, start: datetime) 
 def _same_trouble(before: Evidence, now: Evidence) -> bool:
     if now.rows == 0 or before.rows == 0:
         return now.rows == before.rows
-    return bool(now.broken_inputs) and set(now.broken_inputs) <= set(before.broken_inputs)
+    if now.broken_inputs:
+        return set(now.broken_inputs) <= set(before.broken_inputs)
+    return now.version == before.version and _worthless(now) and _worthless(before)
+
+
+def _worthless(evidence: Evidence) -> bool:
+    """Whether the version is held to a promise that a worthless model would keep: a lowered one, or a bad start."""
+    return evidence.performance is not None and evidence.performance.distance <= 0
 
 
 def _say_broken(evidence: Evidence) -> str:

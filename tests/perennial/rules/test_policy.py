@@ -157,6 +157,14 @@ def test_one_trouble_is_one_page_however_many_windows_it_lasts() -> None:
     ]  # fmt: skip
 
 
+def test_a_promise_that_stays_worthless_is_one_page_per_version() -> None:
+    worthless = window(performance=auc(0.60, 0.59, 0.61, promised=0.49))
+    other = worthless.model_copy(update={"version": 2})
+    assert [w.verdict for w in past(QUIET, worthless, worthless, worthless, other, BROKEN, worthless).windows] == [
+        "hold", "page", "hold", "hold", "page", "page", "page",
+    ]  # fmt: skip
+
+
 def test_a_loss_beyond_doubt_acts_at_once_and_a_doubtful_one_when_it_is_seen_again() -> None:
     assert verdict(SURE, past(QUIET)).verdict == "retrain"
     first = verdict(DOUBTFUL, past(QUIET))
