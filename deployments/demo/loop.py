@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -84,15 +83,18 @@ class Loop:
             say(f"serving at {self.endpoint.url}")
 
     def month(self, month: int) -> None:
-        """A month goes by: its flights land, the month before is judged, its flights are scored through the endpoint."""
+        """A month goes by: the one before is judged, its flights land and are scored through the endpoint.
+
+        Arrivals land in one go with the flights they are of: of each, the endpoint and the judge count what was known by
+        the moment they ask about (`_known_at`), as if it had come in day by day.
+        """
         name = month_start(month).strftime("%B")
-        with self.step(f"{name}: ingest") as (say, _):
-            landed = data.land_schedule(self.lake, month)
-            landed += data.land_arrivals(self.lake, month - 1) if month > BOOTSTRAP_MONTHS + 1 else 0
-            run_flow(self.settings, "ingest", pipeline=PIPELINE, as_of=month_start(month))
-            say(f"{landed:,} rows landed")
         if month > BOOTSTRAP_MONTHS + 1:
             self.judge(month - 1)
+        with self.step(f"{name}: ingest") as (say, _):
+            landed = data.land_schedule(self.lake, month) + data.land_arrivals(self.lake, month)
+            run_flow(self.settings, "ingest", pipeline=PIPELINE, as_of=month_start(month))
+            say(f"{landed:,} rows landed")
         flights = data.month_of_flights(month)
         with self.step(f"{name}: predict over HTTP", len(flights)) as (say, advance):
             self.endpoint.wait_for_tables()
@@ -112,20 +114,11 @@ class Loop:
                 say(self.wait_for_retrain(decision["decision_id"]))
 
     def finish(self, last: int) -> None:
-        """The last labels arrive; the version that was never replaced scores the same flights, and both are compared."""
+        """The version that was never replaced scores the same flights, and both are compared."""
         start, end = month_start(BOOTSTRAP_MONTHS + 1), month_start(last + 1)
-        with self.step("last labels, and version 1 in bulk") as (say, _):
-            landed = data.land_arrivals(self.lake, last)
-            with ThreadPoolExecutor() as pool:  # neither needs the other
-                waiting = [
-                    pool.submit(run_flow, self.settings, "ingest", pipeline=PIPELINE, as_of=end),
-                    pool.submit(
-                        run_flow, self.settings, "score", pipeline=PIPELINE, version=1, start=start, end=end, as_of=end
-                    ),
-                ]
-                for run in waiting:
-                    run.result()
-            say(f"{landed:,} rows landed; the same flights scored by the version that was never retrained")
+        with self.step("version 1 in bulk") as (say, _):
+            run_flow(self.settings, "score", pipeline=PIPELINE, version=1, start=start, end=end, as_of=end)
+            say("the same flights scored by the version that was never retrained")
         with self.step("compare") as (say, _):
             run_flow(
                 self.settings,

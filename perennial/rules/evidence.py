@@ -160,6 +160,7 @@ class Evidence(BaseModel, frozen=True):
         replaced_by: the champion by now, where it is another one: retraining for `version` would come too late.
         performance: None while no metric can be computed, for instance with labels of one class only.
         figures: every usual metric on the labelled rows, at the version's threshold.
+        importance: per input what shuffling its values cost the version's metric, as its model card has it; empty before.
         missing: per input the rise of its share of missing values over the reference's, in [-1, 1].
         unseen: per category the share of rows with a value that the reference does not hold.
         outside: per number the share of rows outside the reference's range.
@@ -184,6 +185,7 @@ class Evidence(BaseModel, frozen=True):
     figures: dict[str, float] = {}
     slices: list[Slice] = []
     estimate: Estimate | None = None
+    importance: dict[str, float] = {}
     missing: dict[str, float] = {}
     unseen: dict[str, float] = {}
     outside: dict[str, float] = {}
@@ -274,9 +276,20 @@ def figures(evidence: Evidence, policy: Monitoring) -> dict[Check, float]:
 
 def drifted_share(evidence: Evidence, importance: Mapping[str, float]) -> float:
     """Share of the inputs' weights that drifted."""
-    total = sum(importance.get(name, 1.0) for name in evidence.drift)
-    drifted = sum(importance.get(name, 1.0) for name in evidence.drifted_inputs)
-    return drifted / total if total > 0 else 0.0
+    weights = weigh_inputs(evidence, importance)
+    total = sum(weights.values())
+    return sum(weights[name] for name in evidence.drifted_inputs) / total if total > 0 else 0.0
+
+
+def weigh_inputs(evidence: Evidence, importance: Mapping[str, float]) -> dict[str, float]:
+    """What each input counts among the drifted: as the policy says, else as much as it is worth to the model.
+
+    The mean worth is 1, and so is that of an input whose worth nobody measured.
+    """
+    worth = {name: max(evidence.importance[name], 0.0) for name in evidence.drift if name in evidence.importance}
+    mean = sum(worth.values()) / len(worth) if worth else 0.0
+    usual = {name: value / mean for name, value in worth.items()} if mean > 0 else {}
+    return {name: importance.get(name, usual.get(name, 1.0)) for name in evidence.drift}
 
 
 def bounds(evidence: Evidence, policy: Monitoring) -> dict[Check, tuple[Literal["at_least", "at_most"], float]]:

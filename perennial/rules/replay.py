@@ -46,6 +46,7 @@ class Trained(BaseModel, frozen=True):
     Args:
         at: the moment whose knowledge it was trained with. `train_from`: the oldest event time it learned from.
         promised: the metric on its holdout rows, and the 95% interval; None where it is not defined.
+        importance: per input what shuffling it cost the metric on holdout rows.
         failure: why it could not be trained; then nothing else of it counts.
     """
 
@@ -56,6 +57,7 @@ class Trained(BaseModel, frozen=True):
     rows: int = 0
     seconds: float = 0.0
     promised: tuple[float | None, float | None, float | None] = (None, None, None)
+    importance: dict[str, float] = {}
     failure: str | None = None
 
 
@@ -234,9 +236,9 @@ class _Course:
     def _evidence(self, model: Trained, since: datetime, window: Span, at: datetime, policy: Monitoring) -> Evidence:
         evidence = self.known.look(model, since, window, at, policy)
         version = 1 + list(self.models).index(model.key)
-        seen, changed = evidence.performance, {"version": version}
+        seen, changed = evidence.performance, {"version": version, "importance": model.importance}
         if self.strategy.inputs_only:
-            seen, changed = None, {"version": version, "labelled_rows": 0}
+            seen, changed = None, {**changed, "labelled_rows": 0}
         if seen:
             told = Interval(*(math.nan if value is None else value for value in model.promised))
             promise = promise_for(told, self.metric, version, self.past, policy, window.start)

@@ -33,7 +33,8 @@ class Monitoring:
         maximum_drifted_share: share of inputs that may drift (by effect size) while too few labels have arrived.
         drift_effect_size: Wasserstein distance in standard deviations, or Jensen-Shannon distance for categories,
             from which an input counts as drifted.
-        importance: weight of an input among the drifted; one that is not named weighs 1.
+        importance: weight of an input among the drifted. One that is not named weighs what it is worth to the model by its
+            card, 1 being the mean.
         minimum_rows: labelled rows below which performance, and rows below which inputs, are not judged.
         sample_rows: rows that Evidently's report looks at, from each of the two windows.
         window: which predictions one run watches, where the run is not told.

@@ -13,7 +13,7 @@ from perennial.rules.description import ModelDescription
 from perennial.rules.evidence import Evidence
 from perennial.rules.features import input_names, label_weights
 from perennial.rules.feeds import find_broken
-from perennial.rules.metrics import Interval
+from perennial.rules.metrics import Interval, Measure
 from perennial.rules.past import Past
 from perennial.rules.promotion import judge_promotion
 from perennial.rules.replay import Trained, Work
@@ -29,6 +29,7 @@ from ray_jobs.drift.measure import SEED, estimate, measure, measure_slices
 from ray_jobs.drift.states import reference_edges
 from ray_jobs.drift.together import tell_apart
 from ray_jobs.drift.window import LABEL, sample_evenly
+from ray_jobs.train.card import measure_importance
 from ray_jobs.train.evaluate import evaluate_model
 from ray_jobs.train.fit import FitOptions, fit
 from ray_jobs.train.objective import Batch
@@ -78,6 +79,8 @@ def _train(work: Work, pipeline: Pipeline, history: History, store: Store) -> Tr
     )  # fmt: skip
     told = metrics[pipeline.metric]
     seconds = time.perf_counter() - started
+    goal = Measure(pipeline.metric, scorer.description.threshold, pipeline.promotion.quantile)
+    worth = measure_importance(goal, scorer, holdout, label)
     later = history.rows.filter(pl.col(event_time) >= windows.holdout_start)
     scores = later.select(ROW).with_columns(score=pl.Series(scorer.score(later), dtype=pl.Float64))
     places = np.unique(np.linspace(0, rows.height - 1, min(REFERENCE_ROWS, rows.height)).round().astype(np.int64))
@@ -91,6 +94,7 @@ def _train(work: Work, pipeline: Pipeline, history: History, store: Store) -> Tr
         rows=rows.height,
         seconds=seconds,
         promised=(told["value"], told["low"], told["high"]),
+        importance={each.input: each.loss for each in worth},
     )
     constant = pl.DataFrame({"constant": [float(np.mean(metrics["training_label_mean"]))]})
     store.keep(work, trained, {"scores": scores, "reference": reference, "constant": constant})

@@ -30,7 +30,7 @@ def match_shares(
     rows = known.join(logged.select(key).unique(), on=key, how="semi", nulls_equal=True)
     if rows.is_empty():
         return {}, 0
-    tables = {join.source: read_log(lake, pipeline, join.source, as_of) for join in pipeline.joins}
+    tables = {source: read_log(lake, pipeline, source, as_of) for source in pipeline.looked_up}
     offline = compute_features(pipeline, rows, tables)
     names = {name: f"_offline_{name}" for name in inputs}
     wanted = offline.select(*key, *(pl.col(name).alias(alias) for name, alias in names.items()))

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel
 
+from perennial.datadocs.publish_card import read_figures
 from perennial.lakehouse.artifacts import MODEL, read_artifact_file, read_reference
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import read_version
@@ -103,6 +104,7 @@ def _performance_evidence(
     told = read_promise(read_version(request.lake, request.pipeline, request.version), metric)
     promise = promise_for(told, metric, request.version, past, policy, request.start)
     performance = measure(own, metric, promise)
+    card = read_figures(request.lake, request.pipeline, request.version)
     state = window_reliability(own) if pipeline.model.task == "binary" else None
     counts = (state.rows.astype(int).tolist(), state.positives.astype(int).tolist()) if state else None
     newest = own[event_time_of(pipeline)].max() if own.height else None
@@ -117,6 +119,7 @@ def _performance_evidence(
         slices=measure_slices(own, pipeline, metric, request.promised_slices),
         estimate=estimate(own, reference, pipeline.label.name, request.version, promise, metric, past, performance),
         reliability=counts,
+        importance={} if card is None else {each.input: each.loss for each in card.importance},
         newest_at=newest,
         freshness_seconds=(request.end - newest).total_seconds() if newest else None,
     )

@@ -47,7 +47,6 @@ def describe_version(request: CardRequest) -> Figures:
 def _figures(lake: Lake, pipeline: Pipeline, version: ModelVersion, scorer: Scorer, rows: pl.DataFrame) -> Figures:
     y, scores = truth(scorer, rows[pipeline.label.name]), scorer.score(rows)
     metric = Measure(pipeline.metric, scorer.description.threshold, pipeline.promotion.quantile)
-    few = rows[np.unique(np.linspace(0, rows.height - 1, min(IMPORTANCE_ROWS, rows.height)).round().astype(np.int64))]
     slices = {name: rows[name].to_list() for name in pipeline.promotion.slices if name in rows.columns}
     of_values, drawn = scorer.description.task == "regression", bool(rows.height and np.isfinite(scores).all())
     classes: list[str] = list(getattr(scorer.description, "classes", ()))
@@ -70,12 +69,17 @@ def _figures(lake: Lake, pipeline: Pipeline, version: ModelVersion, scorer: Scor
         "calibration": curves.predicted_bins(y, scores) if of_values else curves.calibration_bins(y, scores),
         "residuals": curves.residual_bins(y, scores) if of_values else [],
         "slices": curves.slice_values(metric, y, scores, slices, pipeline.promotion.minimum_slice_rows),
-        "importance": curves.permutation_importance(
-            metric, few, truth(scorer, few[pipeline.label.name]), scorer.score, list(scorer.inputs)[:MOST_INPUTS]
-        ),
-        "importance_rows": few.height,
+        "importance": measure_importance(metric, scorer, rows, pipeline.label.name),
+        "importance_rows": min(IMPORTANCE_ROWS, rows.height),
     }
     return found.model_copy(update=drawings)
+
+
+def measure_importance(metric: Measure, scorer: Scorer, rows: pl.DataFrame, label: str) -> list[curves.Importance]:
+    """What each input is worth to a model, by a thousand of the labelled rows that it was kept from."""
+    few = rows[np.unique(np.linspace(0, rows.height - 1, min(IMPORTANCE_ROWS, rows.height)).round().astype(np.int64))]
+    inputs = list(scorer.inputs)[:MOST_INPUTS]
+    return curves.permutation_importance(metric, few, truth(scorer, few[label]), scorer.score, inputs)
 
 
 def _periods(lake: Lake, pipeline: Pipeline, version: ModelVersion, scorer: Scorer) -> list[curves.Period]:

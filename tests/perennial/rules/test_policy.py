@@ -124,6 +124,16 @@ def test_an_important_input_weighs_more() -> None:
     assert judge_window(with_outcomes(seen, weighed), weighed).verdict == "retrain"
 
 
+def test_an_input_weighs_what_it_is_worth_to_the_model_unless_the_policy_says_otherwise() -> None:
+    drift = {"wind": 0.3, "hour": 0.02, "origin": 0.02}
+    worth = window(labelled_rows=0, drift=drift, importance={"wind": 0.1, "hour": 0.01, "origin": -0.01})
+    assert judge(worth).verdict == "retrain"
+    useless = window(labelled_rows=0, drift=drift, importance={"wind": 0.001, "hour": 0.1})
+    assert judge(useless).verdict == "hold"
+    weighed = replace(POLICY, importance={"wind": 0.0})
+    assert judge_window(with_outcomes(worth, weighed), weighed).verdict == "hold"
+
+
 def test_what_was_so_a_season_earlier_is_no_drift() -> None:
     drift = {"wind": 0.3, "hour": 0.2}
     assert judge(window(labelled_rows=0, drift=drift)).verdict == "retrain"

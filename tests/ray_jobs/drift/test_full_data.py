@@ -1,5 +1,6 @@
 """What is read of all rows: the same states whether a window is held or read file by file on Ray; skew; the estimate."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -7,7 +8,8 @@ import pytest
 
 from perennial.lakehouse.artifacts import read_reference
 from perennial.lakehouse.lake import Lake
-from perennial.rules.features import input_names
+from perennial.lakehouse.raw import read_log
+from perennial.rules.features import compute_features, input_names
 from perennial.rules.sketch_scores import compare
 from ray_jobs.drift.skew import match_shares
 from ray_jobs.drift.states import load_states, reference_edges, sketch_files, window_filter
@@ -21,6 +23,7 @@ from tests.ray_jobs.drift.world import (
     answer,
     answered_window,
     drawn_scores,
+    land_outcomes,
     land_rides,
     load_rides,
     register,
@@ -81,6 +84,32 @@ def test_skew_is_the_share_of_logged_values_that_the_tables_give_exactly(lake: L
     assert match_shares(lake, pipeline, logged, inputs, JULY) == (dict.fromkeys(inputs, 1.0), 400)
     skewed = logged.with_columns(pl.when(pl.int_range(pl.len()) < 100).then(0.5).otherwise("stops").alias("stops"))
     assert match_shares(lake, pipeline, skewed, inputs, JULY)[0]["stops"] == 0.75
+
+
+def test_history_features_are_recomputed_offline_too(lake: Lake, folder: Path) -> None:
+    file, late = folder / "rides.py", 'History("late_lately", "outcomes", "mean", pl.col("delay") > 0.5, by=[], '
+    for old, new in {
+        "import At,": "import At, History,",
+        "import pandera": "from datetime import timedelta\nimport pandera",
+        'key=["ride"], known=At': 'key=["ride"], event_time="ended_at", known=At',
+        "    features=features,": f"    history=[{late}window=timedelta(days=2), doc='late of those that ended')],\n    features=features,",
+        '.select("distance_km"': '.select("late_lately", "distance_km"',
+    }.items():
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+    pipeline = load_rides(folder)
+    ridden = rides(MAY, 400)
+    land_rides(lake, pipeline, ridden)
+    land_outcomes(lake, pipeline, ridden, drawn_scores(400), noise=0.1)
+    tables = {name: read_log(lake, pipeline, name, JULY) for name in ("zones", "outcomes")}
+    logged = compute_features(
+        pipeline, ridden.with_columns(_known_at=pl.col("started_at") - timedelta(hours=1)), tables
+    )
+    assert logged["late_lately"].n_unique() > 20
+    inputs = input_names(pipeline)
+    assert match_shares(lake, pipeline, logged, inputs, JULY) == (dict.fromkeys(inputs, 1.0), 400)
+    stale = logged.with_columns(pl.when(pl.int_range(pl.len()) < 300).then("late_lately").alias("late_lately"))
+    assert match_shares(lake, pipeline, stale, inputs, JULY)[0]["late_lately"] == 0.75
 
 
 def test_inputs_that_no_longer_go_together_are_told_apart_and_the_same_world_is_not() -> None:
