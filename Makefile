@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -141,6 +141,12 @@ chaos-ingest: setup ## Break ingest in every way we know, at length (docs/reliab
 
 bench-rollouts: setup ## How often an equal version is rolled back by chance, and how soon a worse one
 	@$(BIN)/python -m benchmarks.rollouts
+
+bench-score: setup ## Batch scoring beside the bare forward pass (ARGS="--rows 400000 --rounds 3")
+	@$(BIN)/python -m benchmarks.score $(ARGS)
+
+chaos-serving: setup ## 50 roll-outs and 22 kills while clients ask (docs/reliability.md)
+	@PERENNIAL_CHAOS=long $(BIN)/python -m pytest -s -p no:xdist tests/ray_jobs/serve/test_chaos.py $(CHAOS)
 
 lint: setup ## Style, types and the directions of imports
 	@$(BIN)/ruff check .

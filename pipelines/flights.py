@@ -22,6 +22,7 @@ from perennial.spec import (
     Lookup,
     Pipeline,
     Promotion,
+    Rollout,
     TabularModel,
     UtcMicroseconds,
 )
@@ -187,4 +188,5 @@ pipeline = Pipeline(
     model=TabularModel("binary"),
     schedules=[Hourly("ingest"), Daily("maintain", hour=2), Daily("monitor")],
     promotion=Promotion(slices=["origin"]),
+    rollout=Rollout(canary=(0.1, 0.5), seconds=10),  # seconds, because the demo's year goes by in minutes
 )

@@ -12,12 +12,13 @@ from pydantic import BaseModel
 from perennial.lakehouse.decisions import Decision, find_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.stages import Stage, champion_stage, make_champion, read_stages
-from perennial.spec import load_pipeline
+from perennial.lakehouse.trials import Trial, rollout_id
+from perennial.spec import Pipeline, load_pipeline
 from tasks.compute import Compute, run_job
 
 if TYPE_CHECKING:
     from ray_jobs.serve.config import ServeConfig
-    from ray_jobs.serve.roll import RollReport
+    from ray_jobs.serve.roll import RollReport, RollRequest
 
 
 class NotApproved(ValueError):
@@ -25,11 +26,11 @@ class NotApproved(ValueError):
 
 
 class RolledBack(RuntimeError):
-    """The version was tried and the endpoint did not come to it; the former champion serves."""
+    """A version was tried and failed, or the endpoint did not come to it; the former champion serves."""
 
-    def __init__(self, step: "Step", reason: str) -> None:
-        standing = f"version {step.former} serves on" if step.former else "no version serves, there was none before"
-        super().__init__(f"version {step.stage.version} of {step.stage.pipeline} was rolled back; {standing}. {reason}")
+    def __init__(self, pipeline: str, version: int, former: int | None, reason: str) -> None:
+        standing = f"version {former} serves on" if former else "no version serves, there was none before"
+        super().__init__(f"version {version} of {pipeline} was rolled back; {standing}. {reason}")
 
 
 class Step(BaseModel, frozen=True):
@@ -89,23 +90,21 @@ def _overtaken(lake: Lake, pipeline: str, version: int, evidence: str) -> str | 
 
 
 @task(timeout_seconds=600)  # no retries: the committer has its own, and only it knows what landed
-def open_rollout(lake: Lake, pipeline: str, version: int, as_of: datetime, reason: str) -> Step:
+def crown(lake: Lake, pipeline: str, version: int, as_of: datetime, reason: str, trial: Trial | None) -> Step:
     """Make the version champion in the registry, or find that an earlier run of this roll-out has.
 
+    Args:
+        trial: by which it was tried; it ends with this. None: there was nothing to try it against.
+
     Raises:
-        StageConflict: another roll-out was faster; nothing was changed by this one.
+        StageConflict: another run was faster; nothing was changed by this one.
     """
     stage = champion_stage(lake, pipeline)
     if stage is None or stage.version != version:
-        generation = stage.generation if stage else 0
+        generation = trial.generation if trial else 0
+        decision_id = trial.rollout if trial else rollout_id(pipeline, version, generation + 1)
         stage = make_champion(
-            lake,
-            pipeline,
-            version,
-            expected_generation=generation,
-            as_of=as_of,
-            reason=reason,
-            decision_id=_decision_id(pipeline, version, generation + 1),
+            lake, pipeline, version, expected_generation=generation, as_of=as_of, reason=reason, decision_id=decision_id
         )
     earlier = [s for s in read_stages(lake, pipeline) if s.stage == "champion" and s.generation < stage.generation]
     former = max(earlier, key=lambda step: step.generation).version if earlier else None
@@ -118,28 +117,12 @@ def roll_endpoint(compute: Compute, serve: "ServeConfig", lake: Lake, pipelines:
 
     What the endpoint served before a failure, it serves still.
     """
-    from perennial.rules.features import pipeline_code_hash
-    from ray_jobs.serve.config import EndpointConfig
-    from ray_jobs.serve.roll import RollReport, RollRequest, roll
+    from ray_jobs.serve.roll import RollReport, roll
 
     if step.decision is not None and step.decision.verdict == "rolled_back":
         return RollReport(failure=step.decision.reason)  # an earlier run was killed on its way back
-    pipeline = load_pipeline(step.stage.pipeline, pipelines)
-    endpoint = EndpointConfig(
-        lake=lake,
-        pipeline=pipeline.name,
-        pipelines=pipelines,
-        code_hash=pipeline_code_hash(pipeline),
-        serve=serve,
-        maximum_replicas=pipeline.serving.maximum_replicas or pipeline.serving.replicas,
-        target_ongoing_requests=pipeline.serving.target_ongoing_requests,
-    )
-    request = RollRequest(
-        endpoint=endpoint,
-        replicas=pipeline.serving.replicas,
-        version=step.stage.version,
-        generation=step.stage.generation,
-    )
+    pipeline, stage = load_pipeline(step.stage.pipeline, pipelines), step.stage
+    request = endpoint_request(lake, serve, pipeline, pipelines, stage.version, stage.generation)
     report = run_job(compute, roll, request)
     log = get_run_logger()
     if report.failure:
@@ -150,8 +133,8 @@ def roll_endpoint(compute: Compute, serve: "ServeConfig", lake: Lake, pipelines:
 
 
 @task(timeout_seconds=600)
-def record_rollout(lake: Lake, step: Step, as_of: datetime, report: "RollReport") -> None:
-    """Write down that the version serves."""
+def record_rollout(lake: Lake, step: Step, as_of: datetime, report: "RollReport", tried: str) -> None:
+    """Write down that the version serves. `tried`: the steps it went through, or why it went through none."""
     stage = step.stage
     decision = Decision(
         decision_id=step.decision_id,
@@ -159,44 +142,40 @@ def record_rollout(lake: Lake, step: Step, as_of: datetime, report: "RollReport"
         kind="rollout",
         version=stage.version,
         verdict="rolled_out",
-        reason=f"version {stage.version} answers on all {len(report.states)} replicas, after version {step.former}",
-        evidence=json.dumps({"former": step.former, "generation": stage.generation, "seconds": report.seconds}),
+        reason=f"version {stage.version} answers on all {len(report.states)} replicas, after version {step.former}. "
+        f"Tried: {tried}",
+        evidence=json.dumps(
+            {"former": step.former, "generation": stage.generation, "seconds": report.seconds, "tried": tried}
+        ),
         run_id=str(flow_run.get_id() or ""),
         as_of=as_of,
     )
     record_decision(lake, decision)
 
 
-@task(timeout_seconds=600)
-def roll_back(lake: Lake, step: Step, as_of: datetime, reason: str) -> None:
-    """Write down that the version failed, and make the former champion champion again: replicas follow by themselves.
+def endpoint_request(
+    lake: Lake,
+    serve: "ServeConfig",
+    pipeline: Pipeline,
+    pipelines: Path,
+    version: int,
+    generation: int,
+    turn: str | None = None,
+) -> "RollRequest":
+    """What the endpoint is to become, with today's code and settings."""
+    from perennial.rules.features import pipeline_code_hash
+    from ray_jobs.serve.config import EndpointConfig
+    from ray_jobs.serve.roll import RollRequest
 
-    The row comes first: a run that is killed between the two is finished by the next one.
-    """
-    stage = step.stage
-    decision = Decision(
-        decision_id=step.decision_id,
-        pipeline=stage.pipeline,
-        kind="rollout",
-        version=stage.version,
-        verdict="rolled_back",
-        reason=reason,
-        evidence=json.dumps({"former": step.former, "generation": stage.generation}),
-        run_id=str(flow_run.get_id() or ""),
-        as_of=as_of,
+    endpoint = EndpointConfig(
+        lake=lake,
+        pipeline=pipeline.name,
+        pipelines=pipelines,
+        code_hash=pipeline_code_hash(pipeline),
+        serve=serve,
+        maximum_replicas=pipeline.serving.maximum_replicas or pipeline.serving.replicas,
+        target_ongoing_requests=pipeline.serving.target_ongoing_requests,
     )
-    record_decision(lake, decision)
-    if step.former is not None:
-        make_champion(
-            lake,
-            stage.pipeline,
-            step.former,
-            expected_generation=stage.generation,
-            as_of=as_of,
-            reason=f"version {stage.version} was rolled back",
-            decision_id=_decision_id(stage.pipeline, step.former, stage.generation + 1),
-        )
-
-
-def _decision_id(pipeline: str, version: int, generation: int) -> str:
-    return f"{pipeline}-v{version}-g{generation}"
+    return RollRequest(
+        endpoint=endpoint, replicas=pipeline.serving.replicas, version=version, generation=generation, turn=turn
+    )

@@ -17,7 +17,7 @@ from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import current_snapshot_id, ensure_table, read_snapshot
 
-Kind = Literal["monitor", "claim", "promotion", "rollout", "retrain", "notice", "reproduction"]
+Kind = Literal["monitor", "claim", "promotion", "rollout", "rollout_step", "retrain", "notice", "reproduction"]
 
 SCHEMA = pa.schema(
     [

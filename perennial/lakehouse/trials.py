@@ -28,7 +28,7 @@ class Trial(BaseModel, frozen=True):
         rollout: its id, the same for every run that drives it and for the decision it ends in.
         generation: of the champion that it is tried against.
         share: of the requests that the challenger answers, in [0, 1]; 0 while it answers none.
-        since: when this step was recorded.
+        since: when this step was recorded; `opened`: when the trial was.
     """
 
     pipeline: str
@@ -38,6 +38,7 @@ class Trial(BaseModel, frozen=True):
     stage: Diverted
     share: float
     since: datetime
+    opened: datetime
 
     @property
     def turn(self) -> str:
@@ -106,34 +107,24 @@ def divert(lake: Lake, trial: Trial, stage: Diverted, share: float, *, as_of: da
     Raises:
         RolloutRefused: the trial is not open any more.
     """
-
-    def still_open(newest: list[Stage]) -> None:
-        standing = traffic_of(newest).trial
-        if standing is None or standing.rollout != trial.rollout:
-            raise RolloutRefused(
-                f"the roll-out {trial.rollout} has ended: {_ended_by(newest, trial)}. Nothing was changed by this run."
-            )
-
     recorded = record_stage(
         lake, trial.pipeline, trial.version, stage, as_of=as_of, reason=reason, decision_id=trial.rollout, share=share,
-        expect=still_open,
+        expect=lambda newest: _still_open(newest, trial),
     )  # fmt: skip
-    still_open(read_stages(lake, trial.pipeline))
+    _still_open(read_stages(lake, trial.pipeline), trial)
     return trial.model_copy(update={"stage": stage, "share": share, "since": recorded.recorded_at})
 
 
 def end_trial(lake: Lake, trial: Trial, *, as_of: datetime, reason: str) -> None:
-    """Give the champion all requests again; ending it twice changes nothing."""
-    record_stage(
-        lake,
-        trial.pipeline,
-        trial.version,
-        "rejected",
-        as_of=as_of,
-        reason=reason,
-        decision_id=trial.rollout,
-        share=0.0,
-    )
+    """Give the champion all requests again; one that has ended already, however it did, is left as it is."""
+    try:
+        _still_open(read_stages(lake, trial.pipeline), trial)
+        record_stage(
+            lake, trial.pipeline, trial.version, "rejected", as_of=as_of, reason=reason, decision_id=trial.rollout,
+            share=0.0, expect=lambda newest: _still_open(newest, trial),
+        )  # fmt: skip
+    except RolloutRefused:
+        return
 
 
 def rollout_id(pipeline: str, version: int, generation: int) -> str:
@@ -168,7 +159,16 @@ def _furthest(steps: list[Stage]) -> Trial | None:
         stage=step.stage,
         share=step.share or 0.0,
         since=step.recorded_at,
+        opened=min(step.recorded_at for step in steps),
     )
+
+
+def _still_open(history: list[Stage], trial: Trial) -> None:
+    standing = traffic_of(history).trial
+    if standing is None or standing.rollout != trial.rollout:
+        raise RolloutRefused(
+            f"the roll-out {trial.rollout} has ended: {_ended_by(history, trial)}. Nothing was changed by this run."
+        )
 
 
 def _ended_by(history: list[Stage], trial: Trial) -> str:

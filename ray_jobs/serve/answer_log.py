@@ -62,8 +62,11 @@ class AnswerLog:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _shipping: threading.Lock = field(default_factory=threading.Lock)
 
-    def append(self, rows: pa.Table) -> None:
+    def append(self, rows: pa.Table, share: float = 1.0) -> None:
         """Hand the rows to the operating system before this returns: a killed process keeps them.
+
+        Args:
+            share: of the room, which these rows may not fill further; answers that nobody heard leave the rest to others.
 
         Raises:
             LogFull: S3 has been away for too long.
@@ -71,7 +74,7 @@ class AnswerLog:
         batch = rows.combine_chunks().to_batches()[0]
         message = batch.serialize()
         with self._lock:
-            if self._waiting_bytes + message.size > self.maximum_bytes:
+            if self._waiting_bytes + message.size > share * self.maximum_bytes:
                 raise LogFull(
                     f"{self._waiting_bytes:,} bytes of answers of {self.pipeline} wait in {self.folder} for S3, "
                     f"of {self.maximum_bytes:,} allowed; nothing was answered. Shipping said: {self.problem}"

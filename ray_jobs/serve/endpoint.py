@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -57,7 +58,7 @@ class Endpoint:
         )
         path = options.log_folder.parent / "logs" / "requests" / f"{config.pipeline}-{self._replica}.jsonl"
         self._requests = RequestLog(path, config.pipeline)
-        self._mirror = Mirror(self._answers, self._log.append)
+        self._mirror = Mirror(self._answers, partial(self._log.append, share=0.5))
         questions = Questions(self._answers, self._keeper, self._log, self._mirror, self._requests, serving)
         self._batcher = Batcher(
             questions.answer,

@@ -6,6 +6,7 @@ comes back with the same versions and shares.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -94,6 +95,7 @@ class ReplicaState(BaseModel, frozen=True):
     """What a replica says of itself.
 
     Args:
+        pid: of its process.
         deployed_as: fingerprint of the code and settings it was deployed with.
         refused_generation: the newest generation it could not load; it goes on with the one it has.
         turn: the step of the trial that it follows; None: all requests are the champion's.
@@ -102,6 +104,7 @@ class ReplicaState(BaseModel, frozen=True):
     """
 
     replica: str
+    pid: int
     version: int
     generation: int
     deployed_as: str
@@ -171,6 +174,7 @@ class Keeper:
         serving = self.current
         return ReplicaState(
             replica=replica,
+            pid=os.getpid(),
             version=serving.version.version,
             generation=serving.stage.generation,
             deployed_as=deployed_as,

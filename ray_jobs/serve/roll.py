@@ -30,12 +30,14 @@ class RollRequest(BaseModel, frozen=True):
 
     Args:
         generation: of the champion in the registry; a replica that serves a later one is as good.
+        turn: the step of a trial that every replica is to follow; "": none is to follow any; None: no matter.
     """
 
     endpoint: EndpointConfig
     replicas: int = Field(ge=1)
     version: int
     generation: int
+    turn: str | None = None
 
     @property
     def lake(self) -> Lake:
@@ -68,17 +70,14 @@ def roll(request: RollRequest) -> RollReport:
     it, or time ran out.
     """
     started = time.monotonic()
-    deadline = started + request.endpoint.serve.rollout_seconds
     options = request.endpoint.serve
     try:
-        _start(options, deadline)
+        _start(options, started + options.rollout_seconds)
         deploy_server(options.token, request.endpoint.lake.secrets_dir)
-        deadline = (
-            time.monotonic() + options.rollout_seconds
-        )  # what it took to bring Serve up is not the version's fault
         redeployed = not _is_deployed(request)
         if redeployed:
             _deploy(request)
+        deadline = time.monotonic() + options.rollout_seconds  # what it took to start is not the version's fault
         states = _wait_for_replicas(request, deadline)
         _wait_for_proxy(request, deadline)
     except _RollFailed as error:
@@ -104,7 +103,7 @@ def _is_deployed(request: RollRequest) -> bool:
     app = serve.status().applications.get(name)
     if app is None or app.status != ApplicationStatus.RUNNING:
         return False
-    states = _ask_replicas(name)
+    states = ask_replicas(name)
     wanted = request.endpoint.fingerprint
     return len(states) == request.replicas and all(state.deployed_as == wanted for state in states)
 
@@ -125,14 +124,16 @@ def _deploy(request: RollRequest) -> None:
 def _wait_for_replicas(request: RollRequest, deadline: float) -> list[ReplicaState]:
     states: list[ReplicaState] = []
     while time.monotonic() < deadline:
-        states = _ask_replicas(request.endpoint.pipeline)
+        states = ask_replicas(request.endpoint.pipeline)
         for state in states:
             if state.refused_generation is not None and state.refused_generation >= request.generation:
                 raise _RollFailed(
                     f"replica {state.replica} refused version {request.version} and goes on with version "
                     f"{state.version}: {state.problem}"
                 )
-        if len(states) >= request.replicas and all(state.generation >= request.generation for state in states):
+            if request.turn and state.refused_rollout and request.turn.startswith(f"{state.refused_rollout}/"):
+                raise _RollFailed(f"replica {state.replica} refused the challenger: {state.problem}")
+        if len(states) >= request.replicas and all(_follows(state, request) for state in states):
             return states
         time.sleep(POLL_SECONDS)
     raise _RollFailed(
@@ -142,7 +143,12 @@ def _wait_for_replicas(request: RollRequest, deadline: float) -> list[ReplicaSta
     )
 
 
-def _ask_replicas(name: str) -> list[ReplicaState]:
+def _follows(state: ReplicaState, request: RollRequest) -> bool:
+    shares = request.turn is None or (state.turn or "") == request.turn
+    return shares and state.generation >= request.generation
+
+
+def ask_replicas(name: str) -> list[ReplicaState]:
     """Every replica's state, after it has looked at the registry."""
     handle = serve.get_app_handle(name)
     # Under RAY_SERVE_THROUGHPUT_OPTIMIZED a handle wants an event loop of the caller's, and a job has none.

@@ -12,9 +12,12 @@ from prefect.states import Crashed
 
 from flows.reconcile import reconcile
 from flows.retrain import retrain
+from flows.roll_out import roll_out
 from flows.settings import Settings
 from perennial.lakehouse.decisions import Decision, claim_decision, record_decision
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.stages import make_champion
+from perennial.lakehouse.trials import divert, open_trial
 
 MONDAY = datetime(2024, 5, 6, tzinfo=UTC)
 
@@ -61,3 +64,18 @@ def test_a_lost_event_and_a_dead_run_are_made_good(settings: Settings, lake: Lak
     )
     record_decision(lake, ended)
     assert reconcile(grace_seconds=0, settings=settings) == {}
+
+
+def test_a_roll_out_whose_run_died_is_started_again_where_it_was(settings: Settings, lake: Lake) -> None:
+    RunnerDeployment.from_flow(roll_out, name="roll_out").apply()
+    make_champion(lake, "shop", 1, expected_generation=0, as_of=MONDAY, reason="a test", decision_id="first")
+    trial = divert(
+        lake, open_trial(lake, "shop", 2, as_of=MONDAY, reason="a test"), "canary", 0.05, as_of=MONDAY, reason="a test"
+    )
+    assert reconcile(grace_seconds=3600, settings=settings) == {}
+    assert reconcile(grace_seconds=0, settings=settings) == {trial.rollout: "started again"}
+    assert reconcile(grace_seconds=0, settings=settings) == {}  # a run is under way now
+    key = FlowRunFilterIdempotencyKey(any_=[f"{trial.turn}/open"])
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
+    assert run.parameters == {"pipeline": "shop", "version": 2}

@@ -7,12 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion
 from perennial.lakehouse.scorers import load_scorer
+from perennial.lakehouse.tables import current_snapshot_id, ensure_table, read_snapshot
 from perennial.spec import Pipeline
 from ray_jobs.drift.window import read_answers
-from ray_jobs.score import Scored, ScoreRequest, score
+from ray_jobs.score import Scored, ScoreRefused, ScoreRequest, score
 from tests.ray_jobs.drift.world import (
     JULY,
     JUNE,
@@ -82,6 +84,44 @@ def test_rows_outside_of_the_window_or_not_yet_known_are_not_scored(
     early = MAY + timedelta(days=3)
     assert score(ScoreRequest(**place, version=1, start=MAY, end=JUNE, as_of=early)).rows == pytest.approx(100, abs=3)
     assert score(ScoreRequest(**place, version=1, start=JUNE, end=JULY, as_of=JULY)) == Scored(rows=0, already=True)
+
+
+def test_a_whole_table_and_a_snapshot_of_it_are_scored_into_a_table_that_says_from_which(
+    lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]
+) -> None:
+    place = {
+        "lake": lake,
+        "pipelines": folder,
+        "pipeline": "rides",
+        "version": 1,
+        "as_of": JULY + timedelta(days=9),
+        "into": "scores_all",
+    }
+    first = current_snapshot_id(lake, lake.table("rides", "raw_rides"))
+    land_rides(lake, city[0], rides(JUNE + timedelta(days=1), 500, first=50_000))
+    second = current_snapshot_id(lake, lake.table("rides", "raw_rides"))
+    assert score(ScoreRequest(**place, snapshot_id=first)) == Scored(rows=1_000, already=False)
+    assert score(ScoreRequest(**place)) == Scored(rows=1_500, already=False)
+    assert score(ScoreRequest(**place)) == Scored(rows=1_500, already=True)
+    scores = pl.DataFrame(pl.from_arrow(read_snapshot(lake, lake.table("rides", "scores_all"))))
+    assert dict(scores["_input_snapshot_id"].value_counts().iter_rows()) == {first: 1_000, second: 1_500}
+    assert scores["version"].unique().to_list() == [1]
+
+
+def test_another_table_with_the_entitys_columns_is_scored(
+    lake: Lake, folder: Path, city: tuple[Pipeline, ModelVersion]
+) -> None:
+    candidates = rides(JUNE, 300, first=90_000).to_arrow()
+    ensure_table(lake, lake.table("rides", "candidates"), candidates.schema)
+    append_once(lake, lake.table("rides", "candidates"), candidates, "candidates")
+    place = {"lake": lake, "pipelines": folder, "pipeline": "rides", "version": 1, "as_of": JULY}
+    asked = ScoreRequest(**place, table="candidates", into="scores")
+    assert score(asked) == Scored(rows=300, already=False)
+    assert score(asked) == Scored(rows=300, already=True)
+    with pytest.raises(ScoreRefused, match=r"there is no table .*nowhere"):
+        score(ScoreRequest(**place, table="nowhere"))
+    with pytest.raises(ScoreRefused, match="must be 'predictions'"):
+        score(ScoreRequest(**place, into="raw_rides"))
 
 
 def rows_in(lake: Lake) -> int:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.stages import make_champion
+from perennial.lakehouse.stages import latest_stage, make_champion
 from perennial.lakehouse.trials import RolloutRefused, Trial, divert, end_trial, open_trial, read_traffic
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -102,3 +102,7 @@ def test_the_version_that_was_tried_takes_over_under_the_same_decision(lake: Lak
     assert traffic.trial is None
     assert traffic.champion is not None
     assert (traffic.champion.version, traffic.champion.generation) == (2, 2)
+    end_trial(lake, trial, as_of=NOON, reason="a zombie comes back late")
+    standing = latest_stage(lake, "trips", 2)
+    assert standing is not None
+    assert standing.stage == "champion"

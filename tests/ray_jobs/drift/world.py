@@ -27,7 +27,7 @@ from perennial.lakehouse.scorers import dump_tensors
 from perennial.lakehouse.stages import champion_stage, make_champion
 from perennial.lakehouse.tables import ensure_table
 from perennial.rules.description import Architecture, ModelDescription
-from perennial.rules.features import compute_features, input_names
+from perennial.rules.features import compute_features, feature_code_hash, input_names
 from perennial.rules.metrics import evaluate
 from perennial.rules.network import TabularNet
 from perennial.rules.scoring import Scorer, golden_rows
@@ -162,7 +162,7 @@ def register(lake: Lake, pipeline: Pipeline, seed: int = 1) -> ModelVersion:
         "artifact_id": name,
         "row_hash": "",
         "contract_hash": "",
-        "feature_code_hash": "",
+        "feature_code_hash": feature_code_hash(pipeline),
         "lock_hash": "",
     }
     counts = {

@@ -27,7 +27,7 @@ from perennial.rules.description import Architecture, ModelDescription
 from perennial.rules.features import compute_features, feature_code_hash, input_names, known_at
 from perennial.rules.network import TabularNet
 from perennial.rules.scoring import Scorer, golden_rows
-from perennial.rules.tabular import fit_preprocessing
+from perennial.rules.tabular import FIRST_VALUE_SLOT, fit_preprocessing
 from perennial.spec import Pipeline
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -71,18 +71,34 @@ def fill_raw(lake: Lake, pipeline: Pipeline, rows: int = 400) -> dict[str, pl.Da
 
 
 def register_model(
-    lake: Lake, pipeline: Pipeline, seed: int, *, code_hash: str | None = None, golden_off: float = 0.0
+    lake: Lake,
+    pipeline: Pipeline,
+    seed: int,
+    *,
+    code_hash: str | None = None,
+    golden_off: float = 0.0,
+    artifact: str | None = None,
+    fails_on: str | None = None,
+    hidden: tuple[int, ...] = (16,),
 ) -> int:
-    """Register a promoted version, its weights drawn from `seed`; its golden rows are wrong by `golden_off`."""
+    """Register a promoted version, its weights drawn from `seed`; its golden rows are wrong by `golden_off`.
+
+    Args:
+        artifact: tells versions of the same seed apart; `fails_on`: a station that it has no score for.
+    """
     raw = {s.name: _read(lake, pipeline, s.name) for s in pipeline.sources}
     entity = pipeline.entity_source
     known = known_at(entity, raw[entity.name].drop("_known_at"), as_of=NOON)
     features = compute_features(pipeline, known, {j.source: raw[j.source] for j in pipeline.joins})
     preprocessing = fit_preprocessing(features, input_names(pipeline))
-    architecture = Architecture(hidden=(16,), dropout=0.0)
+    architecture = Architecture(hidden=hidden, dropout=0.0)
     torch.manual_seed(seed)
     weights = {n: t.clone() for n, t in TabularNet(preprocessing, architecture).state_dict().items()}
     description = ModelDescription(task="binary", architecture=architecture, preprocessing=preprocessing)
+    if fails_on:
+        slot = preprocessing.categories[0].vocabulary.index(fails_on) + FIRST_VALUE_SLOT
+        weights["embeddings.0.weight"][slot] = float("nan")
+        features = features.filter(pl.col("station") != fails_on)  # what training happened not to see
     golden = golden_rows(features, Scorer(description, weights)).with_columns(pl.col("score") + golden_off)
     files = {
         WEIGHTS: dump_tensors(weights),
@@ -91,7 +107,7 @@ def register_model(
         GOLDEN: dump_parquet(golden),
         REFERENCE: dump_parquet(golden),
     }
-    artifact_id = f"seed-{seed}"
+    artifact_id = artifact or f"seed-{seed}"
     manifest = write_artifact(lake, pipeline.name, artifact_id, files)
     version = register_version(
         lake,

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pandera.polars as pa
 import polars as pl
 
-from perennial.spec import AsOf, Before, Files, Label, Lookup, Pipeline, Serving, TabularModel, UtcMicroseconds
+from perennial.spec import AsOf, Before, Files, Label, Lookup, Pipeline, Rollout, Serving, TabularModel, UtcMicroseconds
 
 
 class Trip(pa.DataFrameModel):
@@ -67,4 +67,5 @@ pipeline = Pipeline(
     label=Label("long", pl.col("minutes") > 20),
     model=TabularModel(task="binary"),
     serving=Serving(replicas=2, maximum_rows=2_000, refresh_seconds=0.5),
+    rollout=Rollout(canary=(0.2, 0.5), requests=60, seconds=8.0),
 )
