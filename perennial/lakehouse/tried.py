@@ -84,16 +84,21 @@ def step_name(stage: str, share: float) -> str:
 def labels_of(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame, as_of: datetime) -> pl.Series:
     """(n,) the rows' labels as numbers, null where none was known by `as_of`."""
     key = list(pipeline.entity_source.key)
+    nothing = pl.Series("_label", [None] * rows.height, pl.Float64)
+    if pipeline.model.task not in LOSSES:  # of many classes: no loss is compared
+        return nothing
     try:
         known = read_known(lake, pipeline, pipeline.label_source.name, as_of)
     except NoSuchTableError:
-        return pl.Series("label", [None] * rows.height, pl.Float64)
+        return nothing
     labels = known.select(*key, pipeline.label.expression.cast(pl.Float64).alias("_label"))
     return rows.join(labels, on=key, how="left", nulls_equal=True, maintain_order="left")["_label"]
 
 
 def losses(pipeline: Pipeline, challenger: pl.Series, champion: pl.Series, label: pl.Series) -> NDArray[np.float64]:
     """(m,) challenger's less champion's loss where all three are there."""
+    if pipeline.model.task not in LOSSES:
+        return np.empty(0)
     whole = pl.DataFrame({"a": challenger, "b": champion, "y": label}).drop_nulls()
     return LOSSES[pipeline.model.task](*(whole[name].to_numpy() for name in "aby"))
 
