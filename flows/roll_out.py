@@ -11,7 +11,8 @@ from prefect import flow
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
 from tasks.rollback import record_withdrawal, return_to_former, tell_rolled_back, withdraw
-from tasks.rollout import plan_rollout, show_rollout, try_step
+from tasks.rollout import show_rollout, try_step
+from tasks.rollout_plan import plan_rollout
 from tasks.serving import RolledBack, check_approval, crown, record_rollout, roll_endpoint
 
 

@@ -19,7 +19,7 @@ from perennial.rules.features import feature_code_hash
 from perennial.spec import load_pipeline
 from tasks.compute import Compute, run_job
 from tasks.events import ModelRolledBack, emit
-from tasks.rollout import Plan
+from tasks.rollout_plan import Plan
 from tasks.serving import Step, endpoint_request
 from tasks.telemetry import plain, show_markdown
 

@@ -1,4 +1,4 @@
-"""A roll-out's effects: open it, replay, divert a share of the requests, look at what came of it."""
+"""A roll-out's steps: replay, divert a share of the requests, look at what came of it."""
 
 import time
 from dataclasses import asdict
@@ -15,13 +15,12 @@ from pydantic import BaseModel
 from perennial.lakehouse.decisions import Decision, find_decision, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions
-from perennial.lakehouse.registry import read_version
-from perennial.lakehouse.trials import RolloutRefused, Trial, divert, open_trial, read_traffic
-from perennial.lakehouse.tried import losses, read_before, read_steps, step_name
-from perennial.rules.features import feature_code_hash
+from perennial.lakehouse.trials import RolloutRefused, Trial, divert, read_traffic
+from perennial.lakehouse.tried import losses, read_steps, step_name
 from perennial.rules.rollout import REPLAY, Arm, Figure, Seen, judge_rollout
-from perennial.spec import Pipeline, load_pipeline
+from perennial.spec import Pipeline, Rollout, load_pipeline
 from tasks.compute import Compute, run_job
+from tasks.rollout_plan import Plan
 from tasks.serving import endpoint_request
 from tasks.telemetry import show_table
 
@@ -30,27 +29,7 @@ if TYPE_CHECKING:
     from ray_jobs.serve.replay import Replayed
 
 LOOK_SECONDS = 1.0
-IDLE_SECONDS = 10.0  # answers take some seconds to the log: a shorter silence says nothing
-
-
-class Plan(BaseModel, frozen=True):
-    """What a roll-out will do.
-
-    Args:
-        trial: None where no version serves that it could be tried against.
-        champion: the version that serves meanwhile.
-        steps: live steps and the replay, as (stage, share); `reason`: why there are none.
-        answered, failed: the champion's requests before, for the test of errors.
-        rolled_back: why an earlier run of this roll-out ended it, before it was killed on its way back.
-    """
-
-    trial: Trial | None = None
-    champion: int | None = None
-    steps: list[tuple[str, float]] = []
-    reason: str = ""
-    answered: int = 0
-    failed: int = 0
-    rolled_back: str | None = None
+PROGRESS_SECONDS = 10.0
 
 
 class StepResult(BaseModel, frozen=True):
@@ -62,31 +41,6 @@ class StepResult(BaseModel, frozen=True):
     requests: int
     seconds: float
     figures: list[dict[str, str | float | bool]] = []
-
-
-@task(timeout_seconds=600)  # no retries: the committer has its own, and only it knows what landed
-def plan_rollout(lake: Lake, pipelines: Path, pipeline: str, version: int, as_of: datetime, reason: str) -> Plan:
-    """Open the roll-out in the registry, or find the open one, and say what is to be tried.
-
-    Raises:
-        RolloutRefused: another version is being rolled out; nothing was changed.
-    """
-    serving = read_traffic(lake, pipeline).champion
-    if serving is None:
-        return Plan(reason="no version serves that it could be compared with")
-    if serving.version == version:
-        return Plan(reason="it serves already")
-    declared = load_pipeline(pipeline, pipelines)
-    trial = open_trial(lake, pipeline, version, as_of=as_of, reason=reason)
-    ended = find_decision(lake, "rollout", trial.rollout)
-    if ended is not None and ended.verdict == "rolled_back":
-        return Plan(trial=trial, champion=serving.version, rolled_back=ended.reason)
-    plan = _plan_steps(lake, declared, trial, serving.version)
-    steps = ", ".join(step_name(*step) for step in plan.steps) or "nothing to try"
-    get_run_logger().info(
-        "version %d of %s against version %d: %s. %s", version, pipeline, serving.version, steps, plan.reason
-    )
-    return plan
 
 
 def _replay(compute: Compute, lake: Lake, pipelines: Path, plan: Plan, trial: Trial, as_of: datetime) -> StepResult:
@@ -151,8 +105,9 @@ def _try_live(
     if report.failure:
         return StepResult(step=name, verdict="roll_back", reason=report.failure, requests=0, seconds=report.seconds)
     get_run_logger().info("%s: all replicas follow after %.1f s", name, report.seconds)
-    policy, following = pipeline.rollout, datetime.now(UTC)
+    policy, following, told = pipeline.rollout, datetime.now(UTC), datetime.now(UTC)
     while True:
+        looking = time.monotonic()
         over = (datetime.now(UTC) - following).total_seconds() >= policy.seconds
         commit_predictions(lake, trial.pipeline)
         now = datetime.now(UTC)
@@ -167,7 +122,18 @@ def _try_live(
                 f"the roll-out {trial.rollout} was ended by another run while {name} was watched. The registry says what "
                 "serves; nothing was changed by this run."
             )
-        time.sleep(LOOK_SECONDS)
+        if now - told >= timedelta(seconds=PROGRESS_SECONDS):
+            told = now
+            get_run_logger().info("%s", _progress(name, figures, requests, (now - following).total_seconds(), policy))
+        time.sleep(max(LOOK_SECONDS, time.monotonic() - looking))  # at most half of the time is spent on looking
+
+
+def _progress(name: str, figures: list[Figure], requests: int, seconds: float, policy: Rollout) -> str:
+    nearest = max(figures, key=lambda figure: figure.evidence / figure.limit)
+    return (
+        f"{name}: {requests:,} of {policy.requests:,} requests, {seconds:.0f} of {policy.seconds:.0f} s; nearest to its alarm: "
+        f"{nearest.alarm}, {nearest.evidence:.3g} of {nearest.limit:.3g}"
+    )
 
 
 @task
@@ -187,37 +153,6 @@ def show_rollout(pipeline: str, version: int, plan: Plan, results: list[StepResu
     if rows:
         against = f"version {version} of {pipeline} against version {plan.champion}"
         show_table(f"rollout-{pipeline}", rows, description=f"Roll-out of {against}: {results[-1].reason}")
-
-
-def _plan_steps(lake: Lake, pipeline: Pipeline, trial: Trial, champion: int) -> Plan:
-    policy, code = pipeline.rollout, feature_code_hash(pipeline)
-    plan = Plan(trial=trial, champion=champion)
-    for version in (champion, trial.version):
-        of_version = read_version(lake, pipeline.name, version).feature_code_hash
-        if of_version != code:
-            why = f"version {version} was trained with feature code {of_version} and today's is {code}"
-            return plan.model_copy(update={"reason": f"{why}: no replica can hold both, so nothing was tried"})
-    commit_predictions(lake, pipeline.name)
-    before = read_before(lake, pipeline, champion, trial.opened)
-    if before.is_empty():
-        return plan.model_copy(update={"reason": f"nobody has asked version {champion} yet, so nothing was tried"})
-    asked = before.filter(before["row_index"] == 0)
-    plan = plan.model_copy(update={"answered": asked.height, "failed": int(asked["error"].is_not_null().sum())})
-    live = [*([("shadow", 0.0)] if policy.shadow else []), *(("canary", share) for share in policy.canary)]
-    idle = trial.opened - before["answered_at"][0]
-    if trial.stage != "challenger":  # a run was killed: it had come as far as this
-        live = [step for step in live if _place(*step) >= _place(trial.stage, trial.share)]
-    elif idle > timedelta(seconds=max(policy.seconds, IDLE_SECONDS)):
-        plan = plan.model_copy(
-            update={"reason": f"no request for {idle.total_seconds():.0f} s, so no live step was tried"}
-        )
-        live = []
-    steps = [*([(REPLAY, 0.0)] if policy.replay_rows else []), *live]
-    return plan.model_copy(update={"steps": steps})
-
-
-def _place(stage: str, share: float) -> tuple[bool, float]:
-    return stage == "canary", share
 
 
 def _seen_in_replay(pipeline: Pipeline, replayed: "Replayed") -> Seen:

@@ -9,6 +9,7 @@ the answer outlives every snapshot; its object is deleted only after the rows we
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ SEGMENT = "_segment"
 INSTANT = pa.timestamp("us", "UTC")
 PROBABILITIES = pa.list_(pa.struct({"class": pa.string(), "probability": pa.float64()}))
 COMMIT_BYTES = 64 << 20
+REQUESTS_AT_ONCE = 8
 COMMIT_SEGMENTS = 200  # pyiceberg prunes files by an IN of up to 200 values
 
 
@@ -134,11 +136,13 @@ def _commit_segments(lake: Lake, pipeline: str, names: Sequence[str]) -> int:
 
 def _read_segments(lake: Lake, pipeline: str, names: Sequence[str]) -> pa.Table:
     files, folder = lake.arrow_files(), _folder(lake, pipeline)
-    tables = []
-    for name in names:
+
+    def read(name: str) -> pa.Table:
         rows = pq.read_table(f"{folder}/{name}.parquet", filesystem=files)
-        tables.append(rows.append_column(SEGMENT, pa.repeat(pa.scalar(name), len(rows))))
-    return pa.concat_tables(tables, promote_options="default")
+        return rows.append_column(SEGMENT, pa.repeat(pa.scalar(name), len(rows)))
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:  # small objects: S3's latency is what they cost
+        return pa.concat_tables(threads.map(read, names), promote_options="default")
 
 
 def _segments(lake: Lake, pipeline: str) -> list[FileInfo]:
@@ -181,8 +185,9 @@ def _delete(lake: Lake, pipeline: str, names: set[str] | Sequence[str]) -> None:
         return
     # Not pyarrow: after a deletion it writes a marker object for the folder, which rclone answers with 500.
     files = lake.files()
-    for name in names:
-        files.rm_file(f"{_folder(lake, pipeline)}/{name}.parquet")  # S3 deletes what is gone already, too
+    paths = [f"{_folder(lake, pipeline)}/{name}.parquet" for name in names]
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
+        list(threads.map(files.rm_file, paths))  # S3 deletes what is gone already, too
 
 
 def _folder(lake: Lake, pipeline: str) -> str:

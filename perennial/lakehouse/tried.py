@@ -29,13 +29,16 @@ def read_before(
 ) -> pl.DataFrame:
     """Rows that the version answered before a moment, with at least `BEFORE_REQUESTS` where there are so many.
 
-    Newest first. It looks back further and further, so that a long log is not read whole.
+    Newest first. It looks back stretch by stretch, each longer than the last, so that a long log is not read whole.
     """
-    rows = pl.DataFrame()
+    parts: list[pl.DataFrame] = []
+    end = moment
     for start in (*(moment - span for span in _LOOK_BACK), _FIRST):
-        rows = _read(lake, pipeline.name, start, moment, [*_JUDGED, *columns], [version], ["champion", "canary"])
-        if rows.height >= BEFORE_REQUESTS:
+        parts.append(_read(lake, pipeline.name, start, end, [*_JUDGED, *columns], [version], ["champion", "canary"]))
+        end = start
+        if sum(part.height for part in parts) >= BEFORE_REQUESTS:
             break
+    rows = pl.concat([part for part in parts if part.height] or parts[:1], how="vertical")
     return rows.sort("answered_at", "request_id", "row_index", descending=True) if rows.height else rows
 
 

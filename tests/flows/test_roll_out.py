@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import polars as pl
 import pytest
+from prefect.logging import disable_run_logger
 
 from flows.log_predictions import log_predictions
 from flows.roll_back import roll_back
@@ -22,8 +23,9 @@ from perennial.lakehouse.stages import champion_stage
 from perennial.lakehouse.tables import read_snapshot
 from perennial.lakehouse.trials import RolloutRefused, divert, end_trial, open_trial, read_traffic
 from perennial.spec import load_pipeline
-from tasks.rollback import NothingBefore, OtherRevision
-from tasks.serving import NotApproved, RolledBack
+from tasks.rollback import NothingBefore, OtherRevision, record_withdrawal
+from tasks.rollout_plan import plan_rollout
+from tasks.serving import NotApproved, RolledBack, crown
 from tests.conftest import S3, empty_lake, free_port
 from tests.ray_jobs.serve.world import NOON, fill_raw, register_model
 
@@ -53,7 +55,7 @@ def settings(
         ray_address=ray_head,
         ray_token_secret=None,
         serve_port=free_port(),
-        ship_seconds=0.2,
+        ship_seconds=0.5,
     )
     serve.shutdown()  # type: ignore[no-untyped-call]
 
@@ -88,7 +90,7 @@ def asking(settings: Settings, stations: tuple[str, ...] = ("north", "south", "e
     def ask(first: int) -> None:
         with httpx.Client(base_url=f"{settings.serve.url}/v2/models/trips", headers=HEADERS, timeout=30) as client:
             for number in range(first, 1_000_000, 2):
-                if stop.wait(0.01):
+                if stop.wait(0.025):
                     return
                 row = {
                     **ROW,
@@ -154,9 +156,9 @@ def test_an_equal_version_goes_through_every_step_while_clients_ask(settings: Se
         roll_out("trips", equal, as_of=NOON, settings=settings)
     assert {status for status, _ in clients.answers} == {200}
     steps = steps_of(lake, equal)
-    assert steps == dict.fromkeys(["replay", "shadow", "canary 20%", "canary 50%"], "go_on")
+    assert steps == dict.fromkeys(["replay", "shadow", "canary 30%", "canary 60%"], "go_on")
     row = read_decisions(lake, "trips").filter(kind="rollout", version=equal).row(0, named=True)
-    assert row["reason"].endswith("Tried: replay, shadow, canary 20%, canary 50%")
+    assert row["reason"].endswith("Tried: replay, shadow, canary 30%, canary 60%")
 
     log_predictions("trips", settings=settings)
     roles = pl.DataFrame(pl.from_arrow(read_snapshot(lake, lake.table("trips", "predictions"))))
@@ -191,7 +193,7 @@ def test_a_canary_keeps_its_clients_and_the_champion_answers_what_it_cannot(sett
         lake,
         open_trial(lake, "trips", failing, as_of=NOON, reason="a test"),
         "canary",
-        0.99,
+        0.5,
         as_of=NOON,
         reason="a test",
     )
@@ -259,12 +261,40 @@ def test_a_roll_out_that_was_killed_goes_on_where_it_was(settings: Settings, lak
     with asking(settings) as clients:
         # what a killed run leaves: the trial open in the registry, at its first canary step
         trial = open_trial(lake, "trips", equal, as_of=NOON, reason="a test")
-        divert(lake, trial, "canary", 0.2, as_of=NOON, reason="a test")
+        divert(lake, trial, "canary", 0.3, as_of=NOON, reason="a test")
         generation = roll_out("trips", equal, as_of=NOON, settings=settings)
     assert {status for status, _ in clients.answers} == {200}
     assert generation == trial.generation + 1
-    assert set(steps_of(lake, equal)) == {"replay", "canary 20%", "canary 50%"}
+    assert set(steps_of(lake, equal)) == {"replay", "canary 30%", "canary 60%"}
     end_trial(lake, trial, as_of=NOON, reason="a zombie comes back late")
     standing = champion_stage(lake, "trips")
     assert standing
     assert standing.version == equal
+
+
+def test_a_run_killed_at_any_other_step_is_finished_by_the_next(settings: Settings, lake: Lake) -> None:
+    """Each case is what the registry and the decisions hold when a run is killed there."""
+    standing = champion_stage(lake, "trips")
+    assert standing
+    # opened, and nothing tried; then with the replay done and in shadow
+    trial = open_trial(lake, "trips", 1, as_of=NOON, reason="a test")
+    place = (lake, FOLDER, "trips", 1, NOON, "a test")
+    with disable_run_logger():
+        assert plan_rollout.fn(*place).trial == trial
+        trial = divert(lake, trial, "shadow", 0.0, as_of=NOON, reason="a test")
+        plan = plan_rollout.fn(*place)
+    assert [step for step in plan.steps if step[0] != "replay"] == [("shadow", 0.0), ("canary", 0.3), ("canary", 0.6)]
+
+    # the challenger failed, and the row says so; the trial is still open
+    record_withdrawal.fn(lake, FOLDER, plan, NOON, "it failed, and its run was killed")
+    with pytest.raises(RolledBack, match="it failed, and its run was killed"):
+        roll_out("trips", 1, as_of=NOON, settings=settings)
+    assert read_traffic(lake, "trips").trial is None
+    assert champion_stage(lake, "trips") == standing
+
+    # it passed and is champion in the registry; replicas were not told, and no row says so
+    trial = open_trial(lake, "trips", 1, as_of=NOON, reason="a test")
+    assert trial.rollout.endswith("-try2")
+    crown.fn(lake, "trips", 1, NOON, "a test", trial)
+    assert roll_out("trips", 1, as_of=NOON, settings=settings) == standing.generation + 1
+    assert rollouts(lake)[-1] == (1, "rolled_out")

@@ -1,4 +1,4 @@
-"""What a replica loads, without Serve: the joined tables under the contract's columns of today."""
+"""What a replica loads, without Serve: the joined tables under the contract's columns of today, versions and shares."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import ensure_raw
 from perennial.lakehouse.stages import make_champion
+from perennial.lakehouse.trials import divert, open_trial
 from perennial.rules.features import feature_code_hash
 from perennial.spec import load_pipeline
 from ray_jobs.serve.answers import Answers
@@ -33,3 +34,26 @@ def test_a_joined_tables_new_column_is_null_in_the_rows_that_are_there(
     keeper = Keeper(lake, pipeline, feature_code_hash(pipeline), Answers(lake, pipeline).try_out)
     weather = keeper.current.tables["weather"].rows
     assert weather["snow_mm"].null_count() == len(weather) > 0
+
+
+def test_a_server_that_starts_anew_and_a_second_cluster_serve_the_same_versions_and_shares(lake: Lake) -> None:
+    """Replicas hold no state: whoever starts on the lake, and whoever was there before, shares requests alike."""
+    pipeline = load_pipeline("trips", FOLDER)
+    fill_raw(lake, pipeline)
+    champion, tried = (register_model(lake, pipeline, 1, artifact=name) for name in ("one", "two"))
+    make_champion(lake, "trips", champion, expected_generation=0, as_of=NOON, reason="a test", decision_id="d")
+
+    def replica() -> Keeper:
+        return Keeper(lake, pipeline, feature_code_hash(pipeline), Answers(lake, pipeline).try_out)
+
+    before = replica()
+    divert(
+        lake, open_trial(lake, "trips", tried, as_of=NOON, reason="a test"), "canary", 0.3, as_of=NOON, reason="a test"
+    )
+    before.refresh()
+    after = replica()
+    assert before.versions == after.versions == [champion, tried]
+    assert before.state("a", "").turn == after.state("b", "").turn is not None
+    keys = [f"client-{number}" for number in range(500)]
+    assert [before.traffic.choose(key)[1] for key in keys] == [after.traffic.choose(key)[1] for key in keys]
+    assert sum(after.traffic.choose(key)[1] == "canary" for key in keys) == pytest.approx(150, abs=40)

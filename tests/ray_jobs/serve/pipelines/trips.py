@@ -67,5 +67,5 @@ pipeline = Pipeline(
     label=Label("long", pl.col("minutes") > 20),
     model=TabularModel(task="binary"),
     serving=Serving(replicas=2, maximum_rows=2_000, refresh_seconds=0.5),
-    rollout=Rollout(canary=(0.2, 0.5), requests=60, seconds=8.0),
+    rollout=Rollout(canary=(0.3, 0.6), requests=40, seconds=3.0),
 )
