@@ -33,6 +33,7 @@ ROWS, INPUTS = "perennial.rows", "perennial.inputs"
 ENTITY = ""  # among the snapshots: of the rows that are scored
 INPUT_SNAPSHOT = "_input_snapshot_id"
 _INTO = re.compile(r"predictions|scores(_[a-z0-9_]{1,50})?")
+DIGEST = b"perennial.digest"  # in a scored block's metadata: of what its scores were computed from
 SCORING_CPUS = 0.5  # a canary serves meanwhile on two cores
 
 
@@ -108,9 +109,9 @@ def score(request: ScoreRequest) -> Scored:
     table: Table | None = None
     block: pa.Table
     for number, block in enumerate(scored.iter_batches(batch_format="pyarrow", batch_size=None)):
-        table = table or ensure_table(request.lake, identifier, block.schema)
+        table = table or ensure_table(request.lake, identifier, block.schema.remove_metadata())
         files += write_files(table, block, inputs, part=number)
-        digests[block["row_index"][0].as_py()] = _content_hash(block)
+        digests[block["row_index"][0].as_py()] = block.schema.metadata[DIGEST].decode()
     content = [request.version, str(request.start), str(request.end), sorted(digests.items())]
     content += [[request.table, request.into]] if request.table or request.into != "predictions" else []
     rows = sum(file.record_count for file in files)
@@ -157,7 +158,8 @@ class ScoreBlock:
             error=pl.lit(None, pl.String),
             weight=pl.lit(1.0),
         )
-        return answered.select(schema.names).to_arrow().cast(schema)
+        scored = answered.select(schema.names).to_arrow().cast(schema)
+        return scored.replace_schema_metadata({DIGEST: _content_hash(scored)})  # here, where blocks are at once
 
 
 _loaded: dict[tuple[str, ...], tuple[Pipeline, Scorer]] = {}

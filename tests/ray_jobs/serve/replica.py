@@ -1,7 +1,9 @@
-"""One replica in this process, without Ray around it, and what tests send it."""
+"""One replica in this process or in one of its own, without Ray around it, and what tests send it."""
 
 import asyncio
 import json
+import multiprocessing
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from starlette.types import ASGIApp
+import psutil
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.stages import make_champion
@@ -17,10 +21,12 @@ from perennial.rules.features import pipeline_code_hash
 from perennial.spec import load_pipeline
 from ray_jobs.serve.config import EndpointConfig, ServeConfig
 from ray_jobs.serve.endpoint import Endpoint
-from tests.conftest import S3, empty_lake
+from tests.conftest import S3, empty_lake, free_port
 from tests.ray_jobs.serve.world import NOON, fill_raw, register_model
 
 FOLDER = Path(__file__).parent / "pipelines"
+PREFIX = "/v2/models/trips"
+START_SECONDS = 120
 ROW = {"trip": 1, "station": "north", "start_at": "2024-05-01T18:00:00Z", "distance_km": 2.5, "member": True}
 KINDS = {"trip": "INT64", "station": "BYTES", "start_at": "BYTES", "distance_km": "FP64", "member": "BOOL"}
 
@@ -84,6 +90,37 @@ def running_replica(s3: S3, home: Path) -> Iterator[Replica]:
         yield Replica(endpoint, endpoint.__serve_build_asgi_app__(), lake, version, home / "logs" / "requests")
     finally:
         endpoint.__del__()
+
+
+@contextmanager
+def served_replica(s3: S3, home: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """A replica over HTTP in a process of its own, which holds nothing that is not the replica's; its URL."""
+    port = free_port()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(s3, home, port))
+    process.start()
+    url, deadline = f"http://127.0.0.1:{port}{PREFIX}", time.monotonic() + START_SECONDS
+    try:
+        while True:
+            try:
+                httpx.get(url, timeout=5)
+                break
+            except httpx.TransportError as error:
+                if not process.is_alive() or time.monotonic() > deadline:
+                    raise RuntimeError(f"the replica at {url} did not start within {START_SECONDS} s") from error
+                time.sleep(0.2)
+        yield url, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.join(30)
+
+
+def _serve(s3: S3, home: Path, port: int) -> None:
+    with running_replica(s3, home) as replica:
+
+        async def under_prefix(scope: Scope, receive: Receive, send: Send) -> None:
+            await replica.app({**scope, "root_path": PREFIX}, receive, send)
+
+        uvicorn.run(under_prefix, port=port, log_level="error", lifespan="off")
 
 
 def rows(*rows: dict[str, Any], **more: Any) -> bytes:

@@ -171,6 +171,23 @@ def test_the_proxy_or_the_controller_is_killed(served: Served, name: str) -> Non
     assert load.asked[-1].status == 200
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not LONG, reason="in the long form: Serve takes half a minute to start again")
+def test_serve_comes_back_with_the_same_versions_and_shares(served: Served) -> None:
+    from ray import serve
+
+    champion = read_traffic(served.lake, "trips").champion
+    assert champion is not None
+    other = next(version for version in served.versions if version != champion.version)
+    trial = open_trial(served.lake, "trips", other, as_of=NOON, reason="chaos")
+    trial = divert(served.lake, trial, "canary", 0.5, as_of=NOON, reason="chaos")
+    served.roll(trial.turn)
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    served.roll(trial.turn)
+    assert {(state.version, state.turn) for state in ask_replicas("trips")} == {(champion.version, trial.turn)}
+    end_trial(served.lake, trial, as_of=NOON, reason="chaos")
+
+
 def tell(what: str, load: Load, failed: int) -> None:
     """One line of figures for people (`pytest -s`)."""
     print(f"\nchaos-serving, seed {SEED}: {what}: {len(load.asked):,} requests, {failed} failed", flush=True)
