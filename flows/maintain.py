@@ -1,6 +1,6 @@
 """Care for a pipeline's tables and the system's, beside writers at work.
 
-versions that ended long ago ─► their training rows may expire
+versions that ended long ago ─► their training rows may expire; reports past their time go
 each table ─► rows past their time dropped ─► small files compacted (Ray) ─► old snapshots expired
 then       ─► what nobody needs any more: listed, and deleted where that is asked for
 """
@@ -12,6 +12,7 @@ from flows.settings import Settings
 from tasks.maintenance import (
     Cared,
     cared_for,
+    drop_reports,
     expire_snapshots,
     list_tables,
     release_versions,
@@ -33,6 +34,7 @@ def maintain(pipeline: str, delete: bool = False, settings: Settings | None = No
     lake, pipelines, now = settings.lake, settings.pipelines_dir, scheduled_start()
     tables = list_tables(lake, pipeline)
     release_versions(lake, pipelines, pipeline, now)
+    drop_reports(lake, pipelines, pipeline, now)
     cared: list[Cared] = []
     for table in tables:
         rewritten = rewrite_table(settings.compute, lake, pipelines, pipeline, table, now)

@@ -23,6 +23,7 @@ from tasks.promotion import (
     show_promotion,
     tell_promotion,
 )
+from tasks.story import show_story
 
 
 @flow(flow_run_name="promote-{pipeline}-v{version}")
@@ -49,7 +50,7 @@ def promote(pipeline: str, version: int, as_of: datetime | None = None, settings
         record_rejection(settings.lake, decision)
     show_promotion(decision)
     tell_promotion(decision)
-    # a card that cannot be drawn is a failed task that people see; it holds up no promotion
+    # a page that cannot be drawn is a failed task that people see; it holds up no promotion
     show_card(
         settings.compute,
         settings.lake,
@@ -59,4 +60,5 @@ def promote(pipeline: str, version: int, as_of: datetime | None = None, settings
         settings.reports_base,
         return_state=True,
     )
+    show_story(settings.lake, pipeline, settings.reports_base, return_state=True)
     return decision.verdict

@@ -16,7 +16,7 @@ from perennial.lakehouse.tables import Identifier, dotted
 from perennial.lakehouse.tags import release_tags
 from perennial.lakehouse.uploads import abandoned_uploads, abort_uploads
 from perennial.spec import load_pipeline
-from perennial.spec.upkeep import PREDICTIONS, QUARANTINE, VERSIONS
+from perennial.spec.upkeep import PREDICTIONS, QUARANTINE, REPORTS, VERSIONS
 from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, show_table
 
@@ -77,6 +77,19 @@ def release_versions(lake: Lake, pipelines: Path, pipeline: str, now: datetime) 
     if released:
         get_run_logger().info("%s: the training rows of versions %s may expire now", pipeline, released)
     return released
+
+
+@task(timeout_seconds=600)
+def drop_reports(lake: Lake, pipelines: Path, pipeline: str, now: datetime) -> int:
+    """Delete the reports of windows that ended long enough ago, where the pipeline says how long; return of how many."""
+    from perennial.story.reports import expire_reports, publish_index
+
+    kept = load_pipeline(pipeline, pipelines).upkeep.keep.get(REPORTS)
+    expired = expire_reports(lake, pipeline, now - kept) if kept else []
+    if expired:
+        publish_index(lake, pipeline)
+        get_run_logger().info("%s: the reports of %d windows were past their time", pipeline, len(expired))
+    return len(expired)
 
 
 @task(timeout_seconds=600)

@@ -1,5 +1,6 @@
 """The loop once round, in this process, on real flights: what training, batch scoring and the endpoint see is one thing."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from deployments.demo import data
 from deployments.demo.client import month_start
 from flows.build_features import build_features
 from flows.ingest import ingest
+from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.roll_out import roll_out
@@ -26,6 +28,7 @@ from perennial.lakehouse.decisions import Decision, read_decisions, record_decis
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import champion
 from perennial.lakehouse.tables import read_snapshot
+from perennial.rules.evidence import Evidence
 from perennial.rules.features import input_names
 from perennial.spec import Pipeline, load_pipeline
 from tests.conftest import S3, empty_lake, settings_for
@@ -159,6 +162,15 @@ def test_the_api_page_needs_no_network(once_round: Round) -> None:
     assert "https://" not in docs.text
     assert once_round.client.get("/docs/assets/swagger-ui-bundle.js").status_code == 200
     assert once_round.client.get("/openapi.json").json()["openapi"].startswith("3.0")
+
+
+def test_monitor_finds_that_the_endpoint_used_the_features_that_the_tables_give(once_round: Round) -> None:
+    monitor("flights", start=START, end=END, as_of=END, settings=once_round.settings)
+    row = read_decisions(once_round.lake, "flights").filter(kind="monitor", window_start=START).row(0, named=True)
+    evidence = Evidence.model_validate({"version": row["version"], "rows": 0} | json.loads(row["evidence"]))
+    assert evidence.skew == dict.fromkeys(input_names(once_round.pipeline), 1.0)
+    assert evidence.skew_rows > 1_000
+    assert evidence.importance
 
 
 def test_a_decision_retrains_once_while_another_version_serves_on_two_cores(once_round: Round) -> None:

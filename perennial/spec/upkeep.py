@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from perennial.spec.sources import Source
 
-PREDICTIONS, QUARANTINE, VERSIONS = "predictions", "quarantine", "versions"
+PREDICTIONS, QUARANTINE, VERSIONS, REPORTS = "predictions", "quarantine", "versions", "reports"
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Upkeep:
     Args:
         keep: how long rows are kept, by source, and for `predictions` and `quarantine`; what is not named is kept for
             ever. A source's rows are aged by its event time, predictions by when they were answered. `versions`: how long
-            the training rows of a version stay readable after it was archived or rejected.
+            the training rows of a version stay readable after it was archived or rejected. `reports`: how long the pages of
+            a monitored window stay after its end; its decision is kept.
         deletes: whether objects that nobody can need any more are deleted; by default they are listed only.
     """
 
@@ -25,7 +26,7 @@ class Upkeep:
 
     def mistakes(self, sources: Mapping[str, Source]) -> Iterator[tuple[str, str]]:
         """What cannot be right, each with the name that it is said of."""
-        known = [*sources, PREDICTIONS, QUARANTINE, VERSIONS]
+        known = [*sources, PREDICTIONS, QUARANTINE, VERSIONS, REPORTS]
         for name, span in self.keep.items():
             if name not in known:
                 yield f"upkeep keeps rows of {name!r}, which is not there; there are {known}.", name

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from perennial.datadocs.card import card_path
 from perennial.datadocs.frame import frame
 from perennial.datadocs.text import text, title, when
 from perennial.story import sections
@@ -19,14 +20,16 @@ LEGEND = (
 )
 
 
-def story_page(story: Story, environment: str, runs: str | None, models: str | None) -> str:
+def story_page(story: Story, environment: str, runs: str | None) -> str:
     """The page of a pipeline.
 
     Args:
         runs: what the address of a flow run begins with in Prefect's UI; None where there is none.
-        models: path of a version's model card relative to this page, with `{version}` in it; None where there are none.
     """
-    links = "".join(f'<a href="#{key}">{name}</a>' for key, name in NAV.items())
+    links = (
+        "".join(f'<a href="#{key}">{name}</a>' for key, name in NAV.items())
+        + '<a href="monitor/index.html">Reports</a>'
+    )
     head = (
         f'<header><h1>{text(story.pipeline)} / story</h1><nav>{links}</nav><div class="tools">'
         '<input id="filter" type="search" placeholder="Filter windows, inputs, events  ( / )" '
@@ -38,10 +41,10 @@ def story_page(story: Story, environment: str, runs: str | None, models: str | N
         return f'<a href="{title(runs + run, 500)}">run</a>' if runs and run else ""
 
     def report_link(path: str) -> str:
-        return path.removeprefix(f"reports/{story.pipeline}/")  # beside this page
+        return path.removeprefix(f"reports/{story.pipeline}/")  # below this page
 
     def card_link(version: int) -> str:
-        return f'<a class="more" href="{title(models.format(version=version), 500)}">model card</a>' if models else ""
+        return f'<a class="more" href="{title(report_link(card_path(story.pipeline, version)), 500)}">model card</a>'
 
     legend = "".join(f"<span>{words}</span>" for words in LEGEND)
     picture = f'<section id="timeline"><h2>Timeline</h2>{timeline(story)}<p class="note legend">{legend}</p></section>'

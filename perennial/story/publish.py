@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 from perennial.lakehouse.decisions import read_decisions
 from perennial.lakehouse.lake import Lake
@@ -11,6 +12,7 @@ from perennial.rules.recommend import Backtest
 from perennial.story.backtest import backtest_page
 from perennial.story.page import story_page
 from perennial.story.read import Story, read_story
+from perennial.story.reports import kept_files, name_of, publish_index
 
 
 def story_path(pipeline: str) -> str:
@@ -19,7 +21,7 @@ def story_path(pipeline: str) -> str:
 
 
 def publish_story(lake: Lake, pipeline: str, runs: str | None) -> Story:
-    """Write the page; return what it tells.
+    """Write the page and the index of reports; return what the page tells.
 
     Args:
         runs: what the address of a flow run begins with in Prefect's UI.
@@ -27,8 +29,13 @@ def publish_story(lake: Lake, pipeline: str, runs: str | None) -> Story:
     story = read_story(
         pipeline, read_decisions(lake, pipeline), read_stages(lake, pipeline), read_versions(lake, pipeline)
     )
-    page = story_page(story, lake.environment, runs, models=None)
+    kept = kept_files(lake, pipeline)
+    told = [
+        w if name_of(w) in kept else replace(w, report=None) for w in story.windows
+    ]  # the others are past their time
+    page = story_page(replace(story, windows=told), lake.environment, runs)
     lake.files().pipe_file(lake.uri(story_path(pipeline)), page.encode())
+    publish_index(lake, pipeline)
     return story
 
 

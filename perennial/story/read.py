@@ -98,23 +98,28 @@ class Story:
 
 
 def read_story(
-    pipeline: str, decisions: pl.DataFrame, stages: Sequence[Stage], versions: Sequence[ModelVersion]
+    pipeline: str,
+    decisions: pl.DataFrame,
+    stages: Sequence[Stage],
+    versions: Sequence[ModelVersion],
+    windows: int | None = WINDOWS,
 ) -> Story:
     """The story in rows of the tables, of one pipeline.
 
     Args:
-        decisions: in the order in which they were recorded. Of the windows the last 120 are told.
+        decisions: in the order in which they were recorded.
+        windows: so many of the windows are told, the last ones; None: all.
     """
     rows = decisions.to_dicts()
     watched = [row for row in rows if row["kind"] == "monitor"]
     whole = [row for row in watched if row["version"] is not None and row["window_start"] is not None]
-    told = sorted(whole, key=lambda r: (r["window_end"], r["recorded_at"]))[-WINDOWS:]
+    told = sorted(whole, key=lambda r: (r["window_end"], r["recorded_at"]))
     done = [row for row in rows if row["kind"] in TELLING]
     alarms = [row for row in watched if row["verdict"] != "hold"]
     events = sorted((_event(row) for row in [*alarms, *done]), key=lambda event: event.at)
     return Story(
         pipeline=pipeline,
-        windows=[_window(row) for row in told],
+        windows=[_window(row) for row in told[-windows if windows else 0 :]],
         events=events,
         reigns=_reigns(stages),
         versions=list(versions),
@@ -144,7 +149,7 @@ def _event(row: Row) -> Event:
 
 def _reigns(stages: Sequence[Stage]) -> list[Reign]:
     crowned = sorted((s for s in stages if s.stage == "champion"), key=lambda step: step.generation)
-    ends = [step.as_of for step in crowned[1:]] + [None]
+    ends = [*(step.as_of for step in crowned[1:]), None][: len(crowned)]  # of none, none
     return [
         Reign(step.version, step.generation, step.as_of, end, step.reason, step.decision_id)
         for step, end in zip(crowned, ends, strict=True)

@@ -100,4 +100,4 @@ def stage(version: int, name: str, generation: int, at: datetime, key: str) -> S
 
 
 def page(windows: int = 120, features: int = 200) -> str:
-    return story_page(story(windows, features), "local", "http://127.0.0.1:9/runs/flow-run/", "models/v{version}.html")
+    return story_page(story(windows, features), "local", "http://127.0.0.1:9/runs/flow-run/")
