@@ -27,6 +27,7 @@ from tasks.lakehouse import (
     stage_batch,
 )
 from tasks.refusal import BatchRefused, refuse_batch, refused
+from tasks.renamed import record_renamed
 
 PLANS = 5  # how often another run may be faster before this one leaves the field to it
 
@@ -71,10 +72,14 @@ def ingest_source(pipeline: str, source: str, as_of: datetime, settings: Setting
         finish_outbox(settings.lake, pipeline, source)
         batch = plan_batch(settings.lake, settings.pipelines_dir, pipeline, source, as_of)
         if batch.is_empty:
+            if batch.renamed:
+                record_renamed(settings.lake, batch)
             show_batch(*docs)  # of a batch whose run was killed before this
             return 0
         staged = stage_batch(settings.compute, settings.lake, settings.pipelines_dir, batch)
-        if staged.batch.is_empty:  # all of it changed while it was read, or cannot be read
+        if staged.batch.is_empty:  # all of it changed while it was read, cannot be read, or came under another name
+            if staged.batch.renamed:
+                record_renamed(settings.lake, staged.batch)
             report_unreadable(staged)
             return 0
         if refusal := judge_staged(settings.lake, settings.pipelines_dir, staged):

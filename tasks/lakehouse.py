@@ -25,6 +25,7 @@ from perennial.rules.features import contract_hash
 from perennial.spec import load_pipeline
 from perennial.spec.checks import MOST_HISTORY
 from tasks.compute import Compute, run_job
+from tasks.renamed import tell_renamed
 from tasks.telemetry import show_table
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def plan_batch(lake: Lake, pipelines: Path, pipeline: str, source: str, as_of: d
     logger.info("%s/%s: %s", pipeline, source, "nothing new" if batch.is_empty else f"new: {batch.contents}")
     if batch.alarm:
         logger.error("%s/%s: %s", pipeline, source, batch.alarm)
+    tell_renamed(batch.renamed)
     return batch
 
 
@@ -90,7 +92,9 @@ def stage(compute: Compute, lake: Lake, pipelines: Path, batch: Batch, refused: 
         pipelines=pipelines,
         refused=refused,
     )
-    return run_job(compute, job, request)
+    staged = run_job(compute, job, request)
+    tell_renamed(staged.batch.renamed[len(batch.renamed) :])
+    return staged
 
 
 @task

@@ -15,7 +15,9 @@ import pyarrow as pa
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table, Transaction
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update import AssertRefSnapshotId, SetPropertiesUpdate
 
 from perennial.faults import fault_point
 from perennial.lakehouse.attempts import until_it_lands
@@ -172,6 +174,24 @@ def rewrite_once(
             expect(table)
 
     return _commit(lake, identifier, key, change, summary or {}, still_there)
+
+
+def set_once(lake: Lake, identifier: Identifier, properties: dict[str, str], expect: Expectation) -> None:
+    """Set table properties without a snapshot, such as a position that moved on without rows."""
+
+    def attempt(number: int) -> None:
+        table = lake.catalog().load_table(identifier)
+        if properties.items() <= table.properties.items():
+            return
+        refuse_condemned(table, [word for value in properties.values() for word in value.split() if "://" in word])
+        expect(table)
+        transaction = LeanTransaction(table)
+        # a REST server sets properties on whatever stands there, so it is told which snapshot they belong to
+        head = AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=table.metadata.current_snapshot_id)
+        transaction._stage((SetPropertiesUpdate(updates=properties),), (head,))
+        transaction.commit_transaction()
+
+    until_it_lands(attempt, f"properties of {dotted(identifier)} are not set")
 
 
 def _refuse_other_partitions(table: Table, files: Sequence[DataFile]) -> None:

@@ -4,6 +4,7 @@ The committer and the flow see a position as an opaque string; the modules of `p
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
@@ -13,7 +14,7 @@ from pyiceberg.table import Table
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import ensure_raw
 from perennial.lakehouse.sources import files, kafka
-from perennial.lakehouse.sources.files import FilePart
+from perennial.lakehouse.sources.files import FilePart, RenamedFile
 from perennial.lakehouse.sources.kafka import KafkaPart
 from perennial.spec.kafka import Kafka
 from perennial.spec.pipeline import Pipeline
@@ -35,6 +36,7 @@ class Batch(BaseModel, frozen=True):
     batch_id: str
     previous: str  # the position this batch follows
     parts: list[Part]
+    renamed: list[RenamedFile] = []  # files whose rows came before, under another name: they go into the position only
     contents: str  # how much it is, as people read it
     alarm: str = ""  # what nobody may overlook: data that is gone, a source that is another one than before
     as_of: datetime
@@ -54,10 +56,11 @@ def plan_batch(lake: Lake, pipeline: Pipeline, source: Source, as_of: datetime) 
     table = ensure_raw(lake, pipeline.name, source)
     previous = table.properties.get(POSITION, "")
     parts: Sequence[Part]
+    renamed: list[RenamedFile] = []
     alarm = ""
     match source:
         case Files():
-            parts = files.new_parts(lake, source, previous)
+            parts, renamed = files.new_parts(lake, source, previous)
             source_id = files.source_id(lake, source)
         case Kafka():
             parts = kafka.new_parts(lake, source, previous)
@@ -71,6 +74,7 @@ def plan_batch(lake: Lake, pipeline: Pipeline, source: Source, as_of: datetime) 
         batch_id=_batch_id(previous, parts),
         previous=previous,
         parts=list(parts),
+        renamed=renamed,
         contents=_describe(parts),
         alarm=alarm,
         as_of=as_of,
@@ -86,7 +90,14 @@ def changed_parts(lake: Lake, source: Source, batch: Batch, doubted: Collection[
     match source:
         case Files():
             parts = [part for part in batch.parts if isinstance(part, FilePart)]
-            asked = [part for part in parts if part.identity in doubted or not files.is_read_at_once(source, part)]
+            alike = Counter((part.digest, part.bytes) for part in parts if part.digest)
+            asked = [  # of files that are alike one may have been the other's name a moment ago
+                part
+                for part in parts
+                if part.identity in doubted
+                or alike[part.digest, part.bytes] > 1
+                or not files.is_read_at_once(source, part)
+            ]
             return files.changed_parts(lake, source, asked)
         case _:
             return set()
@@ -97,6 +108,25 @@ def leave_out(batch: Batch, identities: Collection[str]) -> Batch:
     parts = [part for part in batch.parts if part.identity not in identities]
     changes = {"parts": parts, "batch_id": _batch_id(batch.previous, parts), "contents": _describe(parts)}
     return batch.model_copy(update=changes)
+
+
+def know_contents(lake: Lake, source: Source, batch: Batch, digests: dict[str, str]) -> Batch:
+    """The batch once its parts were read: without files whose content was taken before, under a name that is gone.
+
+    Args:
+        digests: of the content of parts whose listing did not tell it, by identity.
+    """
+    match source:
+        case Files():
+            read = [part for part in batch.parts if isinstance(part, FilePart)]
+            told = [part.model_copy(update={"digest": digests.get(part.identity, part.digest)}) for part in read]
+            parts, renamed = files.renamed_parts(lake, source, batch, told)
+            changes = {"parts": parts, "renamed": [*batch.renamed, *renamed]}
+            if renamed:
+                changes |= {"batch_id": _batch_id(batch.previous, parts), "contents": _describe(parts)}
+            return batch.model_copy(update=changes)
+        case _:
+            return batch
 
 
 def cut_batch(batch: Batch, reached: dict[str, int]) -> tuple[Batch, bool]:
@@ -118,12 +148,10 @@ def cut_batch(batch: Batch, reached: dict[str, int]) -> tuple[Batch, bool]:
 
 
 def position_after(lake: Lake, batch: Batch) -> str:
-    """The source's position once this batch is committed; a batch without parts has none."""
-    match batch.parts[0]:
-        case FilePart():
-            return files.position_after(lake, batch)
-        case KafkaPart():
-            return kafka.position_after(batch)
+    """The source's position once this batch is committed; a batch without parts and renamed files has none."""
+    if batch.parts and isinstance(batch.parts[0], KafkaPart):
+        return kafka.position_after(batch)
+    return files.position_after(lake, batch)
 
 
 def expect_position(batch: Batch) -> Callable[[Table], None]:

@@ -53,19 +53,26 @@ class Halves:
             )
         )
 
-    def stage(self, prints: str, reached: dict[str, int]) -> pa.Table:
-        """Bring both to S3 and tell of them, and of where reading stopped."""
+    def stage(self, prints: str, **told: dict[str, int] | dict[str, str]) -> pa.Table:
+        """Bring both to S3 and tell of them, and of what was `told` of the parts."""
         rows = self.rows.stage()
         fault_point("files-half-written")
         counts = self.counts.model_dump_json()
-        return report(
-            prints=prints, counts=counts, rows=rows, quarantine=self.quarantine.stage(), reached=json.dumps(reached)
-        )
+        found = {name: json.dumps(parts) for name, parts in told.items()}
+        return report(prints=prints, counts=counts, rows=rows, quarantine=self.quarantine.stage(), **found)
 
 
 def report(**found: str) -> pa.Table:
     """One row of what a task tells of its work: addresses of what it wrote, and what it found, as JSON."""
-    nothing = {"prints": "", "rows": "", "quarantine": "", "unreadable": "{}", "reached": "{}", "refused": ""}
+    nothing = {
+        "prints": "",
+        "rows": "",
+        "quarantine": "",
+        "unreadable": "{}",
+        "reached": "{}",
+        "digests": "{}",
+        "refused": "",
+    }
     return pa.Table.from_pylist(
         [{**nothing, "counts": BatchCounts(rows=0, quarantined_rows=0).model_dump_json(), **found}]
     )

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.positions import Part
-from perennial.lakehouse.sources.files import FilePart
+from perennial.lakehouse.sources.files import FilePart, digests
 from perennial.lakehouse.sources.kafka import KafkaPart
 from perennial.spec.kafka import Kafka
 from perennial.spec.sources import Files, Source
 from ray_jobs.ingest.chunks import Arrived
 from ray_jobs.ingest.files import read_files
 from ray_jobs.ingest.kafka import Limit, read_kafka
+from ray_jobs.ingest.raw_files import FileRange
 from ray_jobs.ingest.split import split_files
 
 
@@ -21,6 +22,17 @@ def split_parts(lake: Lake, source: Source, parts: Sequence[Part], slots: int) -
             return list(split_files(lake, source, [part for part in parts if isinstance(part, FilePart)], slots))
         case _:
             return list(parts)
+
+
+def part_digests(lake: Lake, source: Source, parts: Sequence[Part]) -> dict[str, str]:
+    """Digests of the parts' content by identity, of those that have one and whose listing did not tell it."""
+    match source:
+        case Files():
+            # of a file in several ranges, whoever reads the first one tells it
+            whole = [p for p in parts if isinstance(p, FilePart) and not (isinstance(p, FileRange) and p.start)]
+            return digests(lake, source, whole)
+        case _:
+            return {}
 
 
 def read_parts(lake: Lake, source: Source, parts: Sequence[Part], block_bytes: int, limit: Limit) -> Iterator[Arrived]:

@@ -102,8 +102,7 @@ def even_ranges(size: int, split_bytes: int) -> list[tuple[int, int]]:
 
 def cut_ranges(part: FilePart, ranges: Iterable[tuple[int, int]]) -> list[FileRange]:
     """The file as parts of its own."""
-    about = {"path": part.path, "etag": part.etag, "bytes": part.bytes}
-    return [FileRange(**about, start=start, end=end) for start, end in ranges]
+    return [FileRange(**part.model_dump(), start=start, end=end) for start, end in ranges]
 
 
 def line_ranges(raw: Raw, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

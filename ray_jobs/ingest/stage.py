@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 
 from perennial.faults import fault_point
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.positions import Batch, Part, changed_parts, cut_batch, leave_out
+from perennial.lakehouse.positions import Batch, Part, changed_parts, cut_batch, know_contents, leave_out
 from perennial.lakehouse.raw import raw_table, read_references
 from perennial.lakehouse.tables import current_snapshot_id
 from perennial.rules.batch import BatchCounts
@@ -29,7 +30,7 @@ from ray_jobs.ingest.chunks import PartsUnreadable
 from ray_jobs.ingest.halves import Halves, report
 from ray_jobs.ingest.judge import judge_parts
 from ray_jobs.ingest.kafka import Limit
-from ray_jobs.ingest.read import split_parts
+from ray_jobs.ingest.read import part_digests, split_parts
 from ray_jobs.ingest.repeated import Repeated, find_repeated, stage_fingerprints
 
 PRINTS_BYTES = 64 << 20  # of fingerprints in memory, before they are brought to S3
@@ -110,17 +111,20 @@ def stage(request: StageRequest, workers: Workers | None = None) -> StagedBatch:
     limit = source.maximum_bytes if isinstance(source, Kafka) and not request.refused else None
     while not request.batch.is_empty:
         reports = _stage_once(request, source, around, workers, limit)
-        cut, again = cut_batch(request.batch, _reached(reports))
+        cut, again = cut_batch(request.batch, _told(reports, "reached"))
         request, limit = request.model_copy(update={"batch": cut}), None
         if again:
             continue
         left_out = _left_out(request, source, reports)
-        if not left_out:
+        read = know_contents(request.lake, source, request.batch, _told(reports, "digests"))
+        again = len(read.parts) < len(request.batch.parts)  # rows of files that were renamed are among those staged
+        request = request.model_copy(update={"batch": read})
+        if not left_out and not again:
             snapshot = current_snapshot_id(request.lake, raw_table(request.lake, pipeline.name, source.name))
             if repeated := _find_repeated(request, source, reports, snapshot, around.seed):
                 reports = _stage_once(request, source, replace(around, repeated=repeated), workers)
                 left_out = _left_out(request, source, reports)
-        if not left_out:
+        if not left_out and not again:
             break
         unreadable |= {part: reason for part, reason in left_out.items() if reason}
         request, reports = request.model_copy(update={"batch": leave_out(request.batch, left_out)}), []
@@ -146,19 +150,17 @@ def _stage_once(
     return reports
 
 
-def _reached(reports: list[dict[str, str]]) -> dict[str, int]:
-    """Where parts were not read to their ends, by their identities."""
-    reached: dict[str, int] = {}
+def _told(reports: list[dict[str, str]], what: str) -> dict[str, Any]:
+    """What all reports say of parts, by the parts' identities."""
+    found: dict[str, Any] = {}
     for told in reports:
-        reached |= json.loads(told["reached"])
-    return reached
+        found |= json.loads(told[what])
+    return found
 
 
 def _left_out(request: StageRequest, source: Source, reports: list[dict[str, str]]) -> dict[str, str]:
     """Parts whose rows must not be published, and what is wrong with each; nothing is, where it has only changed."""
-    reasons: dict[str, str] = {}
-    for told in reports:
-        reasons |= json.loads(told["unreadable"])
+    reasons: dict[str, str] = _told(reports, "unreadable")
     return reasons | dict.fromkeys(changed_parts(request.lake, source, request.batch, reasons), "")
 
 
@@ -202,6 +204,7 @@ class StageParts:
         parts = [self.parts[index] for hand in block["parts"].to_pylist() for index in hand]
         out, limit = Halves(request, source), Limit(self.limit or math.inf)
         prints: list[pl.DataFrame] = []
+        digests = part_digests(request.lake, source, parts)
         try:
             for judged in judge_parts(request.lake, batch.pipeline, source, parts, self.around, request.refused, limit):
                 out.add(judged)
@@ -216,7 +219,7 @@ class StageParts:
         except PartsUnreadable as error:
             yield report(unreadable=json.dumps(error.reasons))
             return  # nothing that was read beside them can be used
-        yield out.stage(self._stage_prints(prints), limit.reached)
+        yield out.stage(self._stage_prints(prints), reached=limit.reached, digests=digests)
 
     def _stage_prints(self, prints: list[pl.DataFrame]) -> str:
         if not prints:
