@@ -51,7 +51,7 @@ CONTENDERS = {
     "duckdb": Contender("duckdb_sql", "DuckDB", peer=True),
     "dask": Contender("dask_frame", "Dask", peer=True),
     "spark": Contender("pyspark_local", "PySpark local[2], warm", peer=True),
-    "ray": Contender("ray_defaults", "Ray Data, defaults", s3=True),
+    "ray": Contender("ray_defaults", "Ray Data, defaults"),
 }
 
 
