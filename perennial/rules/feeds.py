@@ -17,11 +17,13 @@ STUCK_SHARE, USUAL_SHARE = 0.98, 0.6  # of one value: now, and at most in the re
 RECODED_SHARE = 0.5  # of rows with values the reference never held
 FEW_ROWS_SHARE, COMPARABLE_WINDOWS = 0.6, 8
 SMALLEST_FACTOR = 1.5  # of a unit: a smaller change of scale is drift
-WILD_FACTOR = 5.0  # about zero: no world grows so much wilder from one window to the next
+WILD_FACTOR = 8.0  # about zero: no world grows so much wilder from one window to the next
+LEAP, KNOWN_LEAP = 12.0, 3.0  # deviations that no season moves a feed by; enough where the change is one of UNITS
+NEAR, CLOSER = 0.25, 12.0  # deviations left once the unit is undone, and how many times fewer than before
 SHAPE_TOLERANCE = 0.05  # largest distance of the distribution functions once the unit is undone
 OFFSET_TOLERANCE = 0.05  # of the reference's deviation
 WIDTH_TOLERANCE = 0.2  # of the logarithm of the deviations' ratio: heavy tails make it vary
-CENTRED = 0.25  # a mean of fewer deviations than this says nothing of a factor
+CENTRED = 1.25  # a mean of fewer deviations than this says nothing of a factor: of an exponential law it is 1
 UNITS: Mapping[str, tuple[float, float]] = {  # new = factor * old + offset
     "Celsius to Fahrenheit": (1.8, 32.0),
     "Fahrenheit to Celsius": (1 / 1.8, -32 / 1.8),
@@ -87,13 +89,13 @@ def _another_unit(now: pl.Series, then: pl.Series) -> str | None:
     if deviation <= 0 or spread <= 0 or len(new) < SMALLEST_SAMPLE:
         return None
     for name, (factor, offset) in UNITS.items():
-        if _same_shape((new - offset) / factor, old) and not _same_shape(new, old):
+        if _undone((new - offset) / factor, new, old, KNOWN_LEAP):
             return f"another unit: as if from {name}"
     factor = _factor(new, old)
-    if abs(math.log(factor)) < math.log(SMALLEST_FACTOR) or not _same_shape(new / factor, old):
+    if abs(math.log(factor)) < math.log(SMALLEST_FACTOR) or not _same_but_for(factor, new, old):
         return None
     if abs(old.mean()) < CENTRED * deviation and abs(math.log(factor)) < math.log(WILD_FACTOR):
-        return None  # values about zero: a wider world looks the same as another unit
+        return None  # values about zero, or trailing off from it: a wider world looks the same as another unit
     return f"another unit: its values are {factor:.4g} times the reference's, in the same shape"
 
 
@@ -105,6 +107,32 @@ def _factor(new: NDArray[np.float64], old: NDArray[np.float64]) -> float:
     if not usable.any():
         return 1.0
     return float(np.exp(np.median(np.log(np.abs(now[usable] / then[usable])))))
+
+
+def _same_but_for(factor: float, new: NDArray[np.float64], old: NDArray[np.float64]) -> bool:
+    """Whether only a factor lies between two samples. Zeros are zero in every unit: it is the others that have to agree."""
+    now, then = new[new != 0], old[old != 0]
+    if len(now) < SMALLEST_SAMPLE or len(then) < SMALLEST_SAMPLE:
+        return False
+    zeros = abs(len(now) / len(new) - len(then) / len(old))
+    return zeros <= SHAPE_TOLERANCE and _undone(now / factor, now, then, LEAP)
+
+
+def _undone(back: NDArray[np.float64], now: NDArray[np.float64], then: NDArray[np.float64], leap: float) -> bool:
+    """Whether values are where they were once the unit is undone, or all but there after a leap that no world makes."""
+    if _same_shape(now, then):
+        return False
+    if _same_shape(back, then):
+        return True
+    leapt = _distance(now, then) / max(min(now.std(), then.std()), 1e-300)
+    rest = _distance(back, then) / then.std()
+    return bool(leapt >= leap and rest <= NEAR and rest <= leapt / CLOSER)
+
+
+def _distance(now: NDArray[np.float64], then: NDArray[np.float64]) -> float:
+    """Wasserstein's distance, by 200 quantiles."""
+    places = (np.arange(200) + 0.5) / 200
+    return float(np.abs(np.quantile(now, places) - np.quantile(then, places)).mean())
 
 
 def _same_shape(now: NDArray[np.float64], then: NDArray[np.float64]) -> bool:

@@ -35,6 +35,7 @@ def found(change: Callable[[pl.DataFrame], pl.DataFrame]) -> dict[str, str]:
         ("distance", pl.col("distance") * 1.60934, "another unit"),
         ("distance", pl.col("distance") / 1_000, "another unit"),
         ("centred", pl.col("centred") * 100, "another unit"),
+        ("temperature_f", pl.col("temperature_f") * 10 + 30, "another unit"),  # in another season
         ("distance", pl.lit(7.0), "stuck"),
         ("airport", pl.lit("EWR"), "stuck"),
         ("airport", pl.col("airport").str.to_lowercase(), "recoded"),
@@ -75,3 +76,23 @@ def test_half_of_the_rows_are_missed_and_a_quiet_day_is_not() -> None:
     assert find_few_rows(340, week)
     assert find_few_rows(500, [1_000, 1_050, 980])
     assert find_few_rows(500, [1_000, 1_050]) is None
+
+
+def test_zeros_do_not_make_rain_of_another_month_another_unit() -> None:
+    random = np.random.default_rng(3)
+
+    def rain(share: float, mean: float) -> pl.DataFrame:
+        wet = random.random(ROWS) < share
+        return pl.DataFrame({"rain": np.where(wet, random.exponential(mean, ROWS).round(2), 0.0)})
+
+    for share, mean in ((0.02, 0.02), (0.05, 0.015), (0.1, 0.2), (0.3, 0.1)):
+        assert find_broken(rain(share, mean), rain(0.08, 0.05), {"rain": "number"}) == {}
+    inches = rain(0.3, 0.1)
+    assert list(find_broken(inches.select(pl.col("rain") * 25.4), inches, {"rain": "number"})) == ["rain"]
+
+
+def test_a_cold_week_after_a_warm_month_is_weather() -> None:
+    random = np.random.default_rng(4)
+    june = pl.DataFrame({"f": random.normal(74, 8, ROWS)})
+    for mean, spread in ((34, 5), (40, 9), (28, 6), (90, 4)):
+        assert find_broken(pl.DataFrame({"f": random.normal(mean, spread, ROWS)}), june, {"f": "number"}) == {}
