@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-features-online bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -94,6 +94,9 @@ bench-validation: setup peers-data ## Twelve rules: a contract, one select by ha
 
 bench-features: setup ## History features and as-of joins beside a Polars script by hand (ROWS=10000000)
 	@$(BIN)/python -m benchmarks.features $(ROWS)
+
+bench-features-online: setup ## What ten features add to a request, from a replica's memory (KEYS=100000)
+	@$(BIN)/python -m benchmarks.features_online $(KEYS)
 
 bench-commits: setup ## A small commit after ten and after 500 of them (CATALOG=postgresql); an append to 100 day partitions
 	@$(BIN)/python -m benchmarks.commits --plain $(if $(CATALOG),--catalog $(CATALOG))

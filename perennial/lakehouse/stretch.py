@@ -25,8 +25,9 @@ from pyiceberg.table import FileScanTask, Table
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import in_order, log_schema, raw_table
 from perennial.lakehouse.tables import Identifier, current_snapshot_id, load_at
+from perennial.rules.held import Held
 from perennial.rules.joins import MOMENT
-from perennial.rules.versions import Past, Versions
+from perennial.rules.versions import Versions
 from perennial.spec import AsOf, Lookup, Pipeline
 from perennial.spec.sources import Source
 
@@ -146,7 +147,7 @@ def current_sequence(lake: Lake, identifier: Identifier, snapshot_id: int) -> in
 
 def read_around(
     lake: Lake, pipeline: Pipeline, moments: pl.DataFrame, snapshots: Mapping[str, int]
-) -> tuple[dict[str, pl.DataFrame], dict[str, Past]]:
+) -> tuple[dict[str, pl.DataFrame], dict[str, Held]]:
     """What the features of rows at these moments need: the logs of joined sources and the past of the others.
 
     Args:
@@ -156,7 +157,7 @@ def read_around(
     first, last = moments[MOMENT].min(), moments[MOMENT].max()
     assert isinstance(first, datetime)
     assert isinstance(last, datetime)
-    tables, pasts = {}, {}
+    tables, held = {}, {}
     for name in pipeline.looked_up:
         reach = reach_back(pipeline, name)
         stretch = Stretch(first - reach if reach is not None else None, last + _MICROSECOND)
@@ -164,8 +165,8 @@ def read_around(
             stretch = Stretch()
         tables[name] = read_stretch(lake, pipeline, name, stretch, last, snapshots[name])
         if name in pipeline.history_sources:
-            pasts[name] = Versions(tables[name], pipeline.source(name))
-    return tables, dict(pasts)
+            held[name] = Held(Versions(tables[name], pipeline.source(name)))
+    return tables, held
 
 
 def reach_back(pipeline: Pipeline, source: str) -> timedelta | None:

@@ -5,6 +5,8 @@ only. A running sum of floats is not: it remembers what it has forgotten. Here e
 36 bits (limbs), whose sums in 64 bits are exact; the only rounding is the one at the end.
 """
 
+import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -18,26 +20,34 @@ _LOW = (1 << 26) - 1
 _SPLIT = 134_217_729.0  # 2**27 + 1
 
 
-def interval_sums(values: Floats, first: Ints, end: Ints, positions: int) -> tuple[Floats, Floats]:
-    """For every position the sum of the values whose interval [first, end) holds it, as a double and its remainder.
+def exact_sums(values: Floats, positions: int, sum_whole: Callable[[Ints], Ints]) -> tuple[Floats, Floats]:
+    """Sums of some of the values for every position, each as a double and its remainder.
 
-    The same values give the same sum in every order and beside any other intervals. Up to 2**27 intervals a position;
-    of values, up to 2**160, what is below 2**-192 does not count.
+    The same values give the same sum in every order and beside any others. Up to 2**27 values a position; of values, up to
+    2**160, what is below 2**-192 does not count.
+
+    Args:
+        sum_whole: (values,) whole numbers to their (positions,) sums, which it takes exactly.
     """
     total, left = np.zeros(positions), np.zeros(positions)
-    rest, largest = values, float(np.max(np.abs(values), initial=0.0))
-    power = np.frexp(largest)[1] - LIMB_BITS  # what the last bit of a limb counts
+    rest, largest = values, float(np.abs(values).max(initial=0.0))
+    power = math.frexp(largest)[1] - LIMB_BITS  # what the last bit of a limb counts
     while largest and power > -192:
         place = 2.0**power
         limbs = np.trunc(rest * (1 / place))
         rest = rest - limbs * place
-        sums = interval_counts(first, end, positions, limbs.astype(np.int64))
+        sums = sum_whole(limbs.astype(np.int64))
         exact = len(sums) == 0 or max(int(sums.max()), -int(sums.min())) < 1 << 53
         for part in (sums,) if exact else (sums & ~_LOW, sums & _LOW):  # each is exact as a double
             total, error = add_exactly(total, part.astype(np.float64) * place)
             left += error
-        largest, power = float(np.max(np.abs(rest))), power - LIMB_BITS
+        largest, power = float(np.abs(rest).max(initial=0.0)), power - LIMB_BITS
     return add_exactly(total, left)
+
+
+def interval_sums(values: Floats, first: Ints, end: Ints, positions: int) -> tuple[Floats, Floats]:
+    """For every position the sum of the values whose interval [first, end) holds it: see `exact_sums`."""
+    return exact_sums(values, positions, lambda whole: interval_counts(first, end, positions, whole))
 
 
 def interval_counts(first: Ints, end: Ints, positions: int, weights: Ints | None = None) -> Ints:

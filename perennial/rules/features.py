@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any, Literal
 
 import polars as pl
-import polars.selectors as cs
 from polars.io.plugins import register_io_source
 
 from perennial.rules.flatten import flatten
+from perennial.rules.held import Held, join_words
 from perennial.rules.history import add_history, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
-from perennial.rules.versions import Past, Versions
+from perennial.rules.versions import Versions
 from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import AsOf, Source
@@ -63,7 +63,8 @@ def compute_features(
     pipeline: Pipeline,
     rows: pl.DataFrame,
     tables: dict[str, pl.DataFrame],
-    pasts: Mapping[str, Past] | None = None,
+    held: Mapping[str, Held] | None = None,
+    schema: Mapping[str, pl.DataType] | None = None,
 ) -> pl.DataFrame:
     """Key columns, event time, `_known_at` and the model's inputs, for every row and in the rows' order.
 
@@ -71,47 +72,60 @@ def compute_features(
         rows: entity rows with `_known_at`, the moment of the prediction.
         tables: for every joined source its log, each version of each row with `_known_at`. A join whose columns the
             rows bring already is not looked up, and history features that they bring are not computed.
-        pasts: for sources of history features their past, where it is ready to be asked already.
+        held: sources that are ready to be asked already, whose log is not needed then.
+        schema: what `row_schema` says of the pipeline, where it was asked already.
     """
     entity = pipeline.entity_source
-    schema = row_schema(pipeline)
+    schema = schema or row_schema(pipeline)
     flat = flatten(entity, rows)
-    joined = _add_history(pipeline, _join(pipeline, flat, tables), tables, pasts or {})
-    typed = joined.lazy().select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-    inputs = _inputs(pipeline, typed).collect()
+    joined = _add_history(pipeline, _join(pipeline, flat, tables, held or {}), tables, held or {})
+    # series by series: a query costs more than what it does to the few rows of a request
+    typed = pl.DataFrame([_as(joined[name], dtype) for name, dtype in schema.items()])
+    inputs = _inputs(pipeline, typed.lazy()).collect()
     # one type per kind, the widest: what Iceberg keeps comes back as it went, and 8 bits do not overflow in a later sum
-    inputs = inputs.cast(
-        {cs.integer(): pl.Int64, cs.float(): pl.Float64, cs.by_dtype(pl.Categorical, pl.Enum): pl.String}
-    )
+    inputs = pl.DataFrame([_as(column, _widest(column.dtype)) for column in inputs.iter_columns()])
     if len(inputs) != len(rows):
         raise FeatureMistake(f"features() made {len(inputs)} rows of {len(rows)}; it must keep every row.", "features")
     kept = [*entity.key, *([entity.event_time] if entity.event_time else []), MOMENT]
     names = [name for name in dict.fromkeys(kept) if name not in inputs.columns]
-    return pl.concat([rows.select(names), inputs], how="horizontal")
+    return pl.DataFrame([*(rows[name] for name in names), *inputs.iter_columns()])
 
 
-def _join(pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _as(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    return column if column.dtype == dtype else column.cast(dtype)
+
+
+def _widest(dtype: pl.DataType) -> pl.DataType:
+    if dtype.is_integer():
+        return pl.Int64()
+    return pl.Float64() if dtype.is_float() else pl.String() if isinstance(dtype, pl.Categorical | pl.Enum) else dtype
+
+
+def _join(
+    pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame], held: Mapping[str, Held]
+) -> pl.DataFrame:
     joined = rows
     for join in pipeline.joins:
         source = pipeline.source(join.source)
         time = source.event_time if isinstance(join, AsOf) else None
         brought = joined_columns(source_columns(source), join.columns, join.source, time)
         if not set(brought) <= set(rows.columns):
-            joined = joined.drop([name for name in brought if name in joined.columns])
-            tolerance = join.tolerance if isinstance(join, AsOf) else None
-            joined = join_known(
-                joined, flatten(source, tables[join.source]), join.columns, join.source, time, tolerance
-            )
+            joined = joined.drop(there) if (there := [n for n in brought if n in joined.columns]) else joined
+            ready = held[join.source].joined if join.source in held else None
+            if ready is not None:
+                joined = ready.add(joined)
+            else:
+                joined = join_known(joined, flatten(source, tables[join.source]), *join_words(pipeline, join))
     return joined
 
 
 def _add_history(
-    pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame], pasts: Mapping[str, Past]
+    pipeline: Pipeline, rows: pl.DataFrame, tables: Mapping[str, pl.DataFrame], held: Mapping[str, Held]
 ) -> pl.DataFrame:
     for name, features in pipeline.history_sources.items():
         if not {feature.name for feature in features} <= set(rows.columns):
             source = pipeline.source(name)
-            past = pasts[name] if name in pasts else Versions(tables[name], source)
+            past = (held[name].past if name in held else None) or Versions(tables[name], source)
             own = pipeline.entity_source.key if source is pipeline.entity_source else ()
             rows = add_history(rows, past, features, own)
     return rows

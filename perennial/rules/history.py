@@ -3,7 +3,8 @@
 Every version of every row of a source counts during one stretch of moments: from when it had both happened and become
 known, to when it leaves the window or a correction of it becomes known. So a feature at a moment is an aggregate over
 the stretches that hold it, late rows and corrections included, and nothing has to be replayed. Moments are sorted once
-by key; stretches become intervals of their positions, and aggregates are taken over those (`perennial.rules.exact`).
+by key; stretches become intervals of their positions, and aggregates are taken over those (`perennial.rules.intervals`).
+The few moments of a request are paired with what counts at each (`perennial.rules.pairs`), with the same bits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,18 @@ from datetime import timedelta
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from perennial.rules.aggregates import SUMMED, Counted, aggregate, result_type
 from perennial.rules.exact import Floats, Ints
+from perennial.rules.intervals import Intervals
 from perennial.rules.joins import MOMENT
+from perennial.rules.pairs import Pairs
 from perennial.rules.versions import FOREVER, Found, Past
 from perennial.spec.history import History, Window
+
+MOST_PAIRS = 2  # times as many as versions, up to which pairs cost less than intervals do
+_NO_PLACES = np.empty(0, np.int64)
 
 
 def add_history(rows: pl.DataFrame, past: Past, features: Sequence[History], own: Sequence[str] = ()) -> pl.DataFrame:
@@ -29,11 +36,13 @@ def add_history(rows: pl.DataFrame, past: Past, features: Sequence[History], own
         own: the key, where the source is the entity itself: a row does not count for itself.
     """
     found: dict[str, pl.Series] = {}
-    instants = rows[MOMENT].dt.epoch("us")
+    instants = rows[MOMENT].cast(pl.Int64)
     for by in dict.fromkeys(tuple(feature.columns.items()) for feature in features):
         wanted = [feature for feature in features if tuple(feature.columns.items()) == by]
         found |= _by_key(rows, instants, past, wanted, dict(by), own)
-    return rows.with_columns(found[feature.name].alias(feature.name) for feature in features)
+    if any(name in rows.columns for name in found):
+        rows = rows.drop(found, strict=False)
+    return rows.hstack([found[feature.name] for feature in features])
 
 
 def history_types(features: Sequence[History], columns: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
@@ -56,15 +65,23 @@ def _by_key(
     moments = (
         instants.to_numpy()[asked] if not instants.null_count() else instants.fill_null(-FOREVER).to_numpy()[asked]
     )
-    order = np.lexsort((moments, group))
+    order = np.lexsort((moments, group)) if len(asked) > 1 else np.arange(len(asked))
     asked, group, moments = asked[order], group[order], moments[order]
     keys = rows.select(own) if own else None
-    parts = [
-        _answer(
-            group[some], moments[some], found.at(versions), features, keys[asked[some]] if keys is not None else None
-        )
-        for some, versions in _pieces(group, moments, found.group)
-    ]
+    sizes = np.bincount(found.group, minlength=int(group[-1]) + 1)[group] if len(group) else _NO_PLACES
+    if int(sizes.sum()) <= MOST_PAIRS * len(found.group):
+        parts = [_answer_few(group, moments, sizes, found, features, keys[asked] if keys is not None else None)]
+    else:
+        parts = [
+            _answer(
+                group[some],
+                moments[some],
+                found.at(versions),
+                features,
+                keys[asked[some]] if keys is not None else None,
+            )
+            for some, versions in _pieces(group, moments, found.group)
+        ]
     return {
         feature.name: _placed(feature, [part[number] for part in parts], asked, len(rows), found)
         for number, feature in enumerate(features)
@@ -75,12 +92,16 @@ def _placed(feature: History, parts: list[Floats], asked: Ints, rows: int, found
     """A value for every row; null where it has no key, and where NaN stands for no value."""
     values = np.full(rows, np.nan)
     if parts:
-        values[asked] = np.concatenate(parts)
-    placed = pl.Series(feature.name, values, nan_to_null=True)
-    texts = found.terms[str(feature.expression)].texts
+        values[asked] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    texts = found.terms[feature.told].texts
     if feature.aggregate == "last" and texts is not None:
-        return texts.cast(pl.String).gather(placed.cast(pl.UInt32)).alias(feature.name)
-    return placed.cast(pl.Int64) if feature.aggregate in ("count", "distinct") else placed
+        places = pl.Series(values, nan_to_null=True).cast(pl.UInt32)
+        return texts.cast(pl.String).gather(places).alias(feature.name)
+    whole = feature.aggregate in ("count", "distinct")
+    if not np.isnan(values).any():
+        return pl.Series(feature.name, values.astype(np.int64) if whole else values)
+    placed = pl.Series(feature.name, values, nan_to_null=True)
+    return placed.cast(pl.Int64) if whole else placed
 
 
 def _since(instants: pl.Series, features: Sequence[History]) -> int | None:
@@ -124,12 +145,12 @@ def _answer(
         window = feature.reach_back if feature.window is None else feature.window
         if window not in ends:
             ends[window] = at(of_version, np.minimum(found.until, found.leaves(window)))
-        told, is_summed = str(feature.expression), feature.aggregate in SUMMED
+        told, is_summed = feature.told, feature.aggregate in SUMMED
         if (window, told, is_summed) not in memo:
             terms = found.terms[told]
             counts = (ends[window] > first) & (terms.summed if is_summed else terms.there)
             which, starts, stops = _around(np.flatnonzero(counts), first, ends[window], selves)
-            memo[window, told, is_summed] = Counted(
+            memo[window, told, is_summed] = Intervals(
                 terms, which, starts, stops, of_version, found.happened, len(moments), at
             )
         value = aggregate(feature, memo[window, told, is_summed])
@@ -137,6 +158,49 @@ def _answer(
             value += found.before
         values.append(value)
     return values
+
+
+def _answer_few(
+    group: Ints, moments: Ints, sizes: Ints, found: Found, features: Sequence[History], keys: pl.DataFrame | None
+) -> list[Floats]:
+    """The same as `_answer`, by pairing every moment with all versions of its group: `sizes`, how many those are."""
+    ends = np.cumsum(sizes)
+    position = np.repeat(np.arange(len(sizes)), sizes)
+    begins = np.searchsorted(found.group, group)
+    which = np.arange(len(position)) + np.repeat(begins - (ends - sizes), sizes)
+    at = moments[position]
+    counts = (found.begins[which] <= at) & (at < found.until[which])
+    if keys is not None and found.keys is not None:
+        counts &= ~_same_rows(found.keys, which, keys, position)
+    if not counts.all():
+        which, position, at = which[counts], position[counts], at[counts]
+    inside: dict[Window, Ints] = {}
+    memo: dict[tuple[Window, str, bool], Counted] = {}
+    values = []
+    for feature in features:
+        window = feature.reach_back if feature.window is None else feature.window
+        told, is_summed = feature.told, feature.aggregate in SUMMED
+        if window not in inside:
+            inside[window] = np.flatnonzero(at < found.leaves(window)[which])
+        if (window, told, is_summed) not in memo:
+            terms, within = found.terms[told], inside[window]
+            there = (terms.summed if is_summed else terms.there)[which[within]]
+            some = within if there.all() else within[there]
+            memo[window, told, is_summed] = Pairs(terms, found.happened, which[some], position[some], moments)
+        value = aggregate(feature, memo[window, told, is_summed])
+        if feature.aggregate == "last" and found.terms[told].texts is not None:
+            value += found.before
+        values.append(value)
+    return values
+
+
+def _same_rows(keys: pl.DataFrame, which: Ints, others: pl.DataFrame, position: Ints) -> NDArray[np.bool_]:
+    """Where a version is one of the very row that is asked for."""
+    same = np.ones(len(which), np.bool_)
+    for column in keys.columns:
+        one, other = keys[column].gather(which), others[column].gather(position)
+        same &= (one == other).fill_null(value=False).to_numpy()
+    return same
 
 
 def _own_positions(keys: pl.DataFrame | None, found: Found) -> tuple[Ints, Ints]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from perennial.rules.exact import Ints
 from perennial.rules.joins import MOMENT
+from perennial.rules.keyed import key_rows, key_spans
 from perennial.rules.versions import Found, arrays, counting_versions
 from perennial.spec.history import History
 from perennial.spec.sources import Source
@@ -39,10 +40,7 @@ class HistoryState:
         self, rows: pl.DataFrame, by: dict[str, str], features: Sequence[History], since: int | None, *, own: bool
     ) -> tuple[Ints, Ints, Found]:
         """See `perennial.rules.versions.Past`."""
-        if not by:
-            keys: list[tuple[Any, ...]] = [()] * len(rows)
-        else:
-            keys = list(zip(*(rows[name].to_list() for name in by), strict=True))
+        keys = key_rows(rows, list(by))
         groups: dict[tuple[Any, ...], int] = {}
         asked = [number for number, key in enumerate(keys) if None not in key]
         group = [groups.setdefault(keys[number], len(groups)) for number in asked]
@@ -76,13 +74,7 @@ class _Index:
     def __init__(self, versions: pl.DataFrame, features: Sequence[History], columns: list[str], source: Source) -> None:
         rows = versions.drop_nulls(columns).sort(*columns, "_happened", maintain_order=True)
         self._found = arrays(rows, np.zeros(len(rows), np.int64), features, source)
-        self._spans: dict[tuple[Any, ...], tuple[int, int]] = {(): (0, len(rows))}
-        if columns:
-            sizes = rows.group_by(columns, maintain_order=True).len()
-            ends = np.cumsum(sizes["len"].to_numpy().astype(np.int64))
-            starts = ends - sizes["len"].to_numpy().astype(np.int64)
-            spans = zip(starts.tolist(), ends.tolist(), strict=True)
-            self._spans = dict(zip(sizes.select(columns).rows(), spans, strict=True))
+        self._spans = key_spans(rows, columns)
 
     def pick(self, keys: list[tuple[Any, ...]], since: int | None, *, own: bool) -> Found:
         """The versions of these keys that happened since an instant; a key's number is their group."""

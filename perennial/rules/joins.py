@@ -24,27 +24,9 @@ def join_known(
             without one, the row known last.
         tolerance: an event older than this at the moment counts as missing.
 
-    A row of the log is usable from when it is both known and past. Rows that become usable after a newer event was
-    usable already are never the newest, so they can go; then the last usable row is the newest event.
+    `perennial.rules.join_state` gives the same for the few rows of a request.
     """
-    happened = pl.col(event_time) if event_time else pl.col(MOMENT)
-    values = [
-        name for name in log.columns if name not in by.values() and not name.startswith("_") and name != event_time
-    ]
-    usable = (
-        log.with_columns(
-            _happened=happened, _usable_at=pl.max_horizontal(MOMENT, event_time) if event_time else pl.col(MOMENT)
-        )
-        .drop_nulls(["_usable_at", *by.values()])
-        .sort("_usable_at", "_happened", MOMENT, maintain_order=True)
-        .filter(pl.col("_happened") >= pl.col("_happened").cum_max().over(list(by.values())))
-        .select(
-            *(pl.col(theirs).alias(ours) for ours, theirs in by.items()),
-            "_usable_at",
-            "_happened",
-            *(pl.col(name).alias(f"{prefix}_{name}") for name in values),
-        )
-    )
+    usable, values = usable_rows(log, by, prefix, event_time)
     joined = (
         rows.with_row_index("_row")
         .sort(MOMENT, maintain_order=True)
@@ -60,10 +42,36 @@ def join_known(
     )
     if tolerance is not None:
         fresh = pl.col(MOMENT) - pl.col("_happened") <= tolerance
-        joined = joined.with_columns(
-            pl.when(fresh).then(pl.col(f"{prefix}_{name}")).alias(f"{prefix}_{name}") for name in values
-        )
+        joined = joined.with_columns(pl.when(fresh).then(pl.col(name)).alias(name) for name in values)
     return joined.drop("_row", "_usable_at", "_happened", strict=False)
+
+
+def usable_rows(
+    log: pl.DataFrame, by: dict[str, str], prefix: str, event_time: str | None = None
+) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of a log of which the last that is usable at a moment is the newest event, and the names of their values.
+
+    A row of the log is usable from when it is both known and past, `_usable_at`. Rows that become usable after a newer
+    event was usable already are never the newest, so they can go. They are sorted by `_usable_at`, under the rows' names.
+    """
+    happened = pl.col(event_time) if event_time else pl.col(MOMENT)
+    values = [
+        name for name in log.columns if name not in by.values() and not name.startswith("_") and name != event_time
+    ]
+    usable_at = pl.max_horizontal(MOMENT, event_time) if event_time else pl.col(MOMENT)
+    usable = (
+        log.with_columns(_happened=happened, _usable_at=usable_at)
+        .drop_nulls(["_usable_at", *by.values()])
+        .sort("_usable_at", "_happened", MOMENT, maintain_order=True)
+        .filter(pl.col("_happened") >= pl.col("_happened").cum_max().over(list(by.values())))
+        .select(
+            *(pl.col(theirs).alias(ours) for ours, theirs in by.items()),
+            "_usable_at",
+            "_happened",
+            *(pl.col(name).alias(f"{prefix}_{name}") for name in values),
+        )
+    )
+    return usable, [f"{prefix}_{name}" for name in values]
 
 
 def joined_columns(

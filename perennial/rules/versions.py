@@ -133,7 +133,7 @@ class Versions:
 
 def arrays(versions: pl.DataFrame, group: Ints, features: Sequence[History], source: Source) -> Found:
     """Sorted versions as arrays, with what the features aggregate."""
-    expressions = {str(feature.expression): feature.expression for feature in features}
+    expressions = {feature.told: feature.expression for feature in features}
     valued = versions.select(**{f"_{n}": e for n, e in enumerate([pl.col("_happened"), *expressions.values()])})
     happened = versions["_happened"].to_numpy()
     return Found(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Literal
 
 import polars as pl
@@ -75,6 +76,11 @@ class History:
         """What is aggregated, null where the row does not count."""
         value = pl.lit(1) if self.value is None else pl.col(self.value) if isinstance(self.value, str) else self.value
         return value if self.where is None else pl.when(self.where).then(value)
+
+    @cached_property
+    def told(self) -> str:
+        """The expression's text, by which features of one expression share its values."""
+        return str(self.expression)
 
     @property
     def reach_back(self) -> timedelta | None:

@@ -49,8 +49,8 @@ def build_rows(inputs: Inputs, pipeline: Pipeline, rows: pl.DataFrame, log: pl.D
     Args:
         log: every version of these rows.
     """
-    tables, pasts = read_around(inputs.lake, pipeline, rows, inputs.snapshots)
-    computed = compute_features(pipeline, rows, tables, pasts)
+    tables, held = read_around(inputs.lake, pipeline, rows, inputs.snapshots)
+    computed = compute_features(pipeline, rows, tables, held)
     return with_labels(inputs, pipeline, computed, log)
 
 

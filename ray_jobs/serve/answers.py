@@ -16,9 +16,9 @@ from perennial.lakehouse.personal import open_pseudonyms
 from perennial.lakehouse.prediction_log import INSTANT, prediction_schema
 from perennial.lakehouse.raw import log_schema, raw_table
 from perennial.lakehouse.tables import read_columns
-from perennial.rules.features import compute_features, input_names, known_at
+from perennial.rules.features import compute_features, input_names, known_at, row_schema
 from perennial.rules.history import history_types
-from perennial.rules.joins import MOMENT, joined_columns
+from perennial.rules.joins import joined_columns
 from perennial.rules.scoring import SCORE_COLUMNS
 from perennial.spec import AsOf, Join, Pipeline, Source
 from perennial.spec.load import source_columns
@@ -48,6 +48,7 @@ class Answers:
     def __init__(self, lake: Lake, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self.inputs = input_names(pipeline)
+        self._given = row_schema(pipeline)
         self.schema = _row_schema(pipeline, list(self.inputs))
         self._reader = RowReader(self.schema)
         self.checks = RowChecks(pipeline, self.schema)
@@ -102,13 +103,8 @@ class Answers:
                 unread = {name: dtype for name, dtype in self._joined[source].items() if name not in rows.columns}
                 rows = rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in unread.items())
             rows = known_at(self._pipeline.entity_source, rows, as_of=now)
-            tables = {
-                join.source: _relevant(self._pipeline, join, rows, serving.tables[join.source].rows)
-                for join in self._pipeline.joins
-                if join.source not in brought
-            }
-            pasts = {name: held.past for name, held in serving.tables.items() if held.past is not None}
-            return compute_features(self._pipeline, rows, tables, pasts)
+            held = {name: loaded.held for name, loaded in serving.tables.items()}
+            return compute_features(self._pipeline, rows, {}, held, self._given)
         except pl.exceptions.PolarsError as error:
             raise BadRequest(f"the features cannot be computed from these rows: {error}") from error
 
@@ -222,17 +218,6 @@ def _joined(pipeline: Pipeline, join: Join) -> dict[str, pl.DataType]:
     source = pipeline.source(join.source)
     time = source.event_time if isinstance(join, AsOf) else None
     return joined_columns(source_columns(source), join.columns, join.source, time)
-
-
-def _relevant(pipeline: Pipeline, join: Join, rows: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
-    """The part of a join's log that can matter to these rows: the same result at a fraction of the cost."""
-    columns = join.columns
-    keys = rows.select(pl.col(ours).alias(theirs) for ours, theirs in columns.items()).unique()
-    if isinstance(join, AsOf):
-        time = pl.col(str(pipeline.source(join.source).event_time))
-        first, last = rows.select(pl.min(MOMENT) - join.tolerance, last=pl.max(MOMENT)).row(0)
-        log = log.filter(time.is_between(first, last))
-    return log.join(keys, on=list(columns.values()), how="semi")
 
 
 def _is_read(pipeline: Pipeline, inputs: list[str], columns: dict[str, Column], name: str) -> bool:

@@ -127,7 +127,7 @@ class Endpoint:
             "tables": {
                 name: {
                     "snapshot_id": str(held.snapshot_id),
-                    "rows": held.rows.height,
+                    "rows": held.rows,
                     "age_seconds": round((now - held.loaded_at).total_seconds(), 1),
                 }
                 for name, held in serving.tables.items()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import polars as pl
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
@@ -22,7 +21,7 @@ from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.stages import Stage
 from perennial.lakehouse.tables import current_snapshot_id
 from perennial.lakehouse.trials import Trial, read_traffic
-from perennial.rules.history_state import HistoryState
+from perennial.rules.held import Held, hold
 from perennial.rules.scoring import Scorer
 from perennial.rules.sticky import takes_part
 from perennial.spec import Pipeline
@@ -39,13 +38,13 @@ class WrongCode(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Held:
-    """A table as of one snapshot of it: its log, and its past by key where history features are of it."""
+class Loaded:
+    """A table as of one snapshot of it, ready to be asked by key. `rows`: how many versions it has."""
 
-    rows: pl.DataFrame
+    held: Held
+    rows: int
     snapshot_id: int
     loaded_at: datetime
-    past: HistoryState | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Serving:
     stage: Stage
     version: ModelVersion
     scorer: Scorer
-    tables: Mapping[str, Held]
+    tables: Mapping[str, Loaded]
 
     @property
     def snapshots(self) -> dict[str, int]:
@@ -204,7 +203,7 @@ class Keeper:
         self._follow(wanted.trial, tables)
         self.problem, self._stages_seen = None, stages
 
-    def _follow(self, trial: Trial | None, tables: Mapping[str, Held]) -> None:
+    def _follow(self, trial: Trial | None, tables: Mapping[str, Loaded]) -> None:
         """Share the requests as the registry says. A challenger that cannot be loaded gets none."""
         if trial is None or trial.stage == "challenger":
             self.traffic, self.refused_rollout = Traffic(self.current), None
@@ -214,11 +213,11 @@ class Keeper:
         self.traffic = Traffic(self.current, Challenger(trial, self._load(stage, tables)))
         self.refused_rollout = None
 
-    def _with_tables(self, tables: Mapping[str, Held]) -> Traffic:
+    def _with_tables(self, tables: Mapping[str, Loaded]) -> Traffic:
         champion, tried = replace(self.current, tables=tables), self.traffic.challenger
         return Traffic(champion, tried and replace(tried, serving=replace(tried.serving, tables=tables)))
 
-    def _load(self, stage: Stage, tables: Mapping[str, Held]) -> Serving:
+    def _load(self, stage: Stage, tables: Mapping[str, Loaded]) -> Serving:
         for held in self._loaded():
             if held.version.version == stage.version:
                 return replace(held, stage=stage, tables=tables)
@@ -244,13 +243,13 @@ class Keeper:
         return [traffic.champion, *([traffic.challenger.serving] if traffic.challenger else [])]
 
 
-def load_tables(lake: Lake, pipeline: Pipeline, held: Mapping[str, Held]) -> Mapping[str, Held]:
+def load_tables(lake: Lake, pipeline: Pipeline, held: Mapping[str, Loaded]) -> Mapping[str, Loaded]:
     """The joined tables at their current snapshots; the same object where nothing is new.
 
     Raises:
         NothingToServe: nothing of a joined source was ever ingested.
     """
-    newer: dict[str, Held] = {}
+    newer: dict[str, Loaded] = {}
     for name in pipeline.looked_up:
         identifier = lake.table(pipeline.name, f"raw_{name}")
         snapshot_id = current_snapshot_id(lake, identifier)
@@ -261,7 +260,5 @@ def load_tables(lake: Lake, pipeline: Pipeline, held: Mapping[str, Held]) -> Map
             )
         if name not in held or held[name].snapshot_id != snapshot_id:
             rows = read_log(lake, pipeline, name, None, snapshot_id)
-            features = pipeline.history_sources.get(name)
-            past = HistoryState(rows, pipeline.source(name), features) if features else None
-            newer[name] = Held(rows, snapshot_id, datetime.now(UTC), past)
+            newer[name] = Loaded(hold(pipeline, name, rows), rows.height, snapshot_id, datetime.now(UTC))
     return {**held, **newer} if newer else held

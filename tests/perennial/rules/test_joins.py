@@ -7,6 +7,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perennial.rules.join_state import JoinState
 from perennial.rules.joins import join_known, joined_columns
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -89,3 +90,17 @@ def test_the_columns_are_those_that_were_promised() -> None:
         promised = joined_columns(contract, {"item": "product"}, "price", event_time)
         assert dict(joined.drop(list(ROWS)).schema) == promised
         assert joined["price_cents"].to_list() == [100]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(moments, log_rows, st.booleans(), st.none() | st.integers(0, 12).map(lambda m: timedelta(minutes=m)))
+def test_what_an_endpoint_holds_by_key_finds_the_same(
+    rows: list[Any], log: list[Any], events: bool, tolerance: timedelta | None
+) -> None:
+    left, right = frames(rows, sorted(log, key=lambda row: row[3]))
+    words = ({"item": "product"}, "price", "valid_from" if events else None, tolerance)
+    expected = join_known(left, right, *words)
+    held = JoinState(right, *words)
+    assert held.add(left).equals(expected)
+    for number in range(len(left)):
+        assert held.add(left[number]).equals(expected[number])

@@ -32,8 +32,9 @@ def test_a_joined_tables_new_column_is_null_in_the_rows_that_are_there(
     version = register_model(lake, pipeline, 1)
     make_champion(lake, "trips", version, expected_generation=0, as_of=NOON, reason="a test", decision_id="d")
     keeper = Keeper(lake, pipeline, feature_code_hash(pipeline), Answers(lake, pipeline).try_out)
-    weather = keeper.current.tables["weather"].rows
-    assert weather["snow_mm"].null_count() == len(weather) > 0
+    joined = keeper.current.tables["weather"].held.joined
+    assert joined is not None
+    assert joined.values["weather_snow_mm"].null_count() == len(joined.values) > 0
 
 
 def test_a_server_that_starts_anew_and_a_second_cluster_serve_the_same_versions_and_shares(lake: Lake) -> None:
