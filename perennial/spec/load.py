@@ -118,7 +118,7 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     if not 0 < pipeline.serving.log_share <= 1:
         message = f"log_share={pipeline.serving.log_share} must be a share above 0 and at most 1."
         raise _at(path, message, "serving", "log_share")
-    for message, name in pipeline.serving.mistakes():
+    for message, name in pipeline.serving.mistakes(pipeline.looked_up):
         raise _at(path, message, "Serving()", name)
     _check_features(path, pipeline)
 

@@ -1,6 +1,11 @@
 """How a pipeline's endpoint is run."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, get_args
+
+Stale = Literal["tell", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,10 @@ class Serving:
         refresh_seconds: how soon versions, shares and joined tables follow the lake.
         log_share: part of the requests that is written to the prediction log, in (0, 1], drawn by request id; `weight`
             says what each row stands for. While a challenger is tried, every request is written.
+        freshness: by source that is joined or has history features, how long ago the newest of its rows that the replica
+            holds may have become known.
+        stale: beyond that, whether answers `tell` so or requests are `refuse`d; those that bring the source's columns
+            themselves are answered as ever.
     """
 
     replicas: int = 1
@@ -31,9 +40,11 @@ class Serving:
     timeout_seconds: float = 30.0
     refresh_seconds: float = 2.0
     log_share: float = 1.0
+    freshness: Mapping[str, timedelta] = field(default_factory=dict)
+    stale: Stale = "tell"
 
-    def mistakes(self) -> list[tuple[str, str]]:
-        """What cannot be right, each with the word to look for."""
+    def mistakes(self, looked_up: Iterable[str]) -> list[tuple[str, str]]:
+        """What cannot be right, each with the word to look for. `looked_up`: sources that the endpoint holds."""
         least = {
             "replicas": 1,
             "target_ongoing_requests": 0.1,
@@ -58,4 +69,15 @@ class Serving:
             )
         if self.batch_wait_seconds >= self.timeout_seconds:
             found.append(("Serving(batch_wait_seconds=...) must be below timeout_seconds.", "batch_wait_seconds"))
+        held = list(looked_up)
+        for name, bound in self.freshness.items():
+            if name not in held:
+                message = (
+                    f"Serving(freshness=...) names {name!r}, which the endpoint does not look up; it holds {held}."
+                )
+                found.append((message, name))
+            elif not isinstance(bound, timedelta) or bound <= timedelta(0):
+                found.append((f"Serving(freshness={{{name!r}: {bound!r}}}) must be a timedelta above zero.", name))
+        if self.stale not in get_args(Stale):
+            found.append((f"Serving(stale={self.stale!r}) must be one of {list(get_args(Stale))}.", "stale"))
         return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,33 @@ class Answers:
         except pl.exceptions.PolarsError as error:
             raise BadRequest(f"the features cannot be computed from these rows: {error}") from error
 
+    def stale(self, sent: frozenset[str], serving: Serving, now: datetime) -> dict[str, str]:
+        """The sources that rows with these columns are answered from beyond their declared freshness, and how old in words."""
+        brought, found = self._reader.brought(sent), {}
+        for name, bound in self._pipeline.serving.freshness.items():
+            used = {join.source for join in self._pipeline.joins} - brought
+            used |= {source for source in self._pipeline.history_sources if history_of(source) not in brought}
+            age = serving.tables[name].age(now)
+            if name in used and (age is None or age > bound):
+                hours = "never" if age is None else f"{age / timedelta(hours=1):.2f} hours ago"
+                found[name] = (
+                    f"its newest row became known {hours}, and its freshness is {bound / timedelta(hours=1):g} hours"
+                )
+        return found
+
+    def refuse_stale(self, stale: dict[str, str]) -> None:
+        """Refuse to answer from stale sources, where the pipeline says so.
+
+        Raises:
+            BadRequest: 503, with every such source.
+        """
+        if stale and self._pipeline.serving.stale == "refuse":
+            told = "; ".join(f"source {name!r} is stale: {why}" for name, why in stale.items())
+            raise BadRequest(
+                f"{told}. Nothing was computed. Ask again once ingest has brought newer rows, or send the columns along.",
+                503,
+            )
+
     def outputs(self, scores: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """What the model gives, by the names that clients know it by."""
         return {"score": scores}
@@ -194,7 +221,7 @@ def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:
     }
     for name, features in pipeline.history_sources.items():
         types = history_types(features, source_columns(pipeline.source(name)))
-        joined[f"history of {name}"] = {feature: Column(dtype, nullable=True) for feature, dtype in types.items()}
+        joined[history_of(name)] = {feature: Column(dtype, nullable=True) for feature, dtype in types.items()}
     known = getattr(entity.known, "column", None)
     used = [*pipeline.joins, *pipeline.history]
     always = {*entity.key, entity.event_time, known, *(name for use in used for name in use.columns)}
@@ -207,6 +234,11 @@ def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:
         required=frozenset(name for name in columns if name in always or name in read),
         joined={source: {n: c for n, c in of.items() if n in read} for source, of in joined.items()},
     )
+
+
+def history_of(source: str) -> str:
+    """What a row's schema calls the history features of a source."""
+    return f"history of {source}"
 
 
 def _columns_of(source: Source) -> dict[str, Column]:

@@ -23,7 +23,7 @@ from ray_jobs.serve.batching import Ask, Batcher, Reply
 from ray_jobs.serve.clients import Clients
 from ray_jobs.serve.config import EndpointConfig
 from ray_jobs.serve.inference_protocol import describe_inputs
-from ray_jobs.serve.keeper import Keeper, ReplicaState, WrongCode
+from ray_jobs.serve.keeper import Keeper, Loaded, ReplicaState, WrongCode
 from ray_jobs.serve.pages import build_pages
 from ray_jobs.serve.questions import Questions
 from ray_jobs.serve.request_log import RequestLog
@@ -124,14 +124,7 @@ class Endpoint:
             "rows": self.rows.describe(),
             "checks": self._answers.checks.names,
             "features": self._answers.inputs,
-            "tables": {
-                name: {
-                    "snapshot_id": str(held.snapshot_id),
-                    "rows": held.rows,
-                    "age_seconds": round((now - held.loaded_at).total_seconds(), 1),
-                }
-                for name, held in serving.tables.items()
-            },
+            "tables": {name: self._describe_table(name, loaded, now) for name, loaded in serving.tables.items()},
             "refreshed_at": self._keeper.refreshed_at,
             "refresh_problem": self._keeper.problem,
             "log_problem": self._log.problem,
@@ -166,6 +159,17 @@ class Endpoint:
             self._threads[1].join()
             self._log.close()
             self._requests.flush()
+
+    def _describe_table(self, name: str, loaded: Loaded, now: datetime) -> dict[str, Any]:
+        age, bound = loaded.age(now), self._pipeline.serving.freshness.get(name)
+        return {
+            "snapshot_id": str(loaded.snapshot_id),
+            "rows": loaded.rows,
+            "age_seconds": round((now - loaded.loaded_at).total_seconds(), 1),
+            "newest_known_seconds": None if age is None else round(age.total_seconds(), 1),
+            "freshness_seconds": None if bound is None else bound.total_seconds(),
+            "stale": bound is not None and (age is None or age > bound),
+        }
 
     def _describe_trial(self) -> dict[str, Any] | None:
         tried = self._keeper.traffic.challenger

@@ -10,8 +10,9 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import polars as pl
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
@@ -22,6 +23,7 @@ from perennial.lakehouse.stages import Stage
 from perennial.lakehouse.tables import current_snapshot_id
 from perennial.lakehouse.trials import Trial, read_traffic
 from perennial.rules.held import Held, hold
+from perennial.rules.joins import MOMENT
 from perennial.rules.scoring import Scorer
 from perennial.rules.sticky import takes_part
 from perennial.spec import Pipeline
@@ -39,12 +41,23 @@ class WrongCode(RuntimeError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A table as of one snapshot of it, ready to be asked by key. `rows`: how many versions it has."""
+    """A table as of one snapshot of it, ready to be asked by key.
+
+    Args:
+        known_at: the moments at which its rows became known, rising; `rows`: how many versions it has.
+    """
 
     held: Held
     rows: int
     snapshot_id: int
     loaded_at: datetime
+    known_at: pl.Series
+
+    def age(self, now: datetime) -> timedelta | None:
+        """How long ago the newest of its rows became known; of rows known ahead, those of which it was time. None: no row."""
+        number = int(self.known_at.search_sorted(now, "right"))
+        newest = self.known_at[number - 1] if number else None
+        return None if newest is None else now - newest
 
 
 @dataclass(frozen=True)
@@ -260,5 +273,6 @@ def load_tables(lake: Lake, pipeline: Pipeline, held: Mapping[str, Loaded]) -> M
             )
         if name not in held or held[name].snapshot_id != snapshot_id:
             rows = read_log(lake, pipeline, name, None, snapshot_id)
-            newer[name] = Loaded(hold(pipeline, name, rows), rows.height, snapshot_id, datetime.now(UTC))
+            known = rows[MOMENT].drop_nulls().unique().sort()
+            newer[name] = Loaded(hold(pipeline, name, rows), rows.height, snapshot_id, datetime.now(UTC), known)
     return {**held, **newer} if newer else held

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -57,10 +57,11 @@ class _Question:
 
 @dataclass(frozen=True)
 class _Part:
-    """Questions of one version, and their rows' features."""
+    """Questions of one version, their rows' features, and the sources that were stale then, each with how old in words."""
 
     questions: Sequence[_Question]
     computed: pl.DataFrame
+    stale: Mapping[str, str]
 
 
 class Questions:
@@ -119,7 +120,8 @@ class Questions:
             self._compute(group, traffic)
         except BadRequest as error:
             if len(group) == 1:
-                group[0].ask.reply = refusal(error.status, error.detail)
+                retry = [(b"retry-after", b"30")] if error.status == 503 else []
+                group[0].ask.reply = refusal(error.status, error.detail, retry)
                 return
             for question in group:
                 self._answer([question], traffic)
@@ -133,18 +135,20 @@ class Questions:
     def _compute(self, group: Sequence[_Question], traffic: Traffic) -> None:
         rows = self._answers.read([question.sent for question in group])
         now = datetime.now(UTC)
+        stale = self._answers.stale(frozenset(rows.columns), traffic.champion, now)
+        self._answers.refuse_stale(stale)
         computed = self._answers.compute(rows, traffic.champion, now)
-        for part, serving, role in _by_version(group, computed, traffic):
+        for part, serving, role in _by_version(_Part(group, computed, stale), traffic):
             scored = score_together(serving, role, part.computed)
             if scored is not None:
                 self._reply(part, scored, traffic, now)
                 continue
             for question, own in _each(part):
-                self._answer_alone(question, own, traffic, now)
+                self._answer_alone(_Part([question], own, stale), traffic, now)
 
-    def _answer_alone(self, question: _Question, computed: pl.DataFrame, traffic: Traffic, now: datetime) -> None:
+    def _answer_alone(self, only: _Part, traffic: Traffic, now: datetime) -> None:
         """Where a version failed on several requests: which of them it fails on, and who answers those."""
-        only = _Part([question], computed)
+        question, computed = only.questions[0], only.computed
         champion = question.insisted
         asked = Traffic(champion) if champion is not None else traffic
         try:
@@ -164,7 +168,7 @@ class Questions:
         first, replies = 0, []
         for question in part.questions:
             rows = slice(first, first + question.sent.height)
-            replies.append(self._write(question, scored, scored.scores[rows], part.computed[rows]))
+            replies.append(self._write(question, scored, scored.scores[rows], part, part.computed[rows]))
             first = rows.stop
         self._log_answers(part, scored, traffic, latencies, now)
         lines = []
@@ -201,53 +205,57 @@ class Questions:
         rows = self._answers.all_to_log(only.computed, None, failure.serving, [asked], now, failure.role, failure.error)
         self._log.append(rows)
 
-    def _write(self, question: _Question, scored: Scored, scores: NDArray[np.float64], own: pl.DataFrame) -> Reply:
+    def _write(
+        self, question: _Question, scored: Scored, scores: NDArray[np.float64], part: _Part, own: pl.DataFrame
+    ) -> Reply:
         version = scored.serving.version.version
-        told = (b"x-model-version", str(version).encode())
+        told = [(b"x-model-version", str(version).encode())]
+        if part.stale:
+            told.append((b"x-stale", ", ".join(part.stale).encode()))
         outputs = self._answers.outputs(scores)
         if question.wanted is not None:
             name = scored.serving.version.pipeline
             body, length = write_infer(name, version, question.request_id, outputs, question.wanted)
             if length is None:
-                return Reply(200, body, ((b"content-type", b"application/json"), told))
+                return Reply(200, body, ((b"content-type", b"application/json"), *told))
             header = (HEADER_LENGTH.encode(), str(length).encode())
-            return Reply(200, body, ((b"content-type", b"application/octet-stream"), header, told))
+            return Reply(200, body, ((b"content-type", b"application/octet-stream"), header, *told))
         if STREAM in question.ask.options.get("accept", ""):
             columns = {name: pl.Series(name, values) for name, values in outputs.items()}
             metadata = {"request_id": question.request_id, "version": str(version)}
-            return Reply(200, write_arrow(columns, metadata), ((b"content-type", STREAM.encode()), told))
+            return Reply(200, write_arrow(columns, metadata), ((b"content-type", STREAM.encode()), *told))
         answer: dict[str, Any] = {
             "request_id": question.request_id,
             "version": version,
             "scores": scores,
             "tables": {name: str(snapshot_id) for name, snapshot_id in scored.serving.snapshots.items()},
         }
+        if part.stale:
+            answer["stale"] = part.stale
         if classes := scored.serving.scorer.description.classes:
             answer |= {"classes": list(classes), "predicted": [classes[n] for n in scores.argmax(axis=1)]}
         if _wants_features(question.ask.options.get("query", "")):
             answer["features"] = own.select(list(self._answers.inputs)).to_dicts()
         body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Reply(200, body, ((b"content-type", b"application/json"), told))
+        return Reply(200, body, ((b"content-type", b"application/json"), *told))
 
 
-def _by_version(
-    group: Sequence[_Question], computed: pl.DataFrame, traffic: Traffic
-) -> list[tuple[_Part, Serving, str]]:
+def _by_version(whole: _Part, traffic: Traffic) -> list[tuple[_Part, Serving, str]]:
     """The questions parted by who answers them: all by one, unless a canary has a share."""
-    insisted = group[0].insisted
+    insisted = whole.questions[0].insisted
     if insisted is not None:
         tried = traffic.challenger
         role = "canary" if tried is not None and tried.serving is insisted else "champion"
-        return [(_Part(group, computed), insisted, role)]
+        return [(whole, insisted, role)]
     if traffic.challenger is None:
-        return [(_Part(group, computed), *traffic.choose(""))]
+        return [(whole, *traffic.choose(""))]
     parts: dict[str, tuple[list[_Question], list[pl.DataFrame], Serving]] = {}
-    for question, own in _each(_Part(group, computed)):
+    for question, own in _each(whole):
         serving, role = traffic.choose(question.key)
         questions, frames, _ = parts.setdefault(role, ([], [], serving))
         questions.append(question)
         frames.append(own)
-    return [(_Part(qs, pl.concat(frames)), serving, role) for role, (qs, frames, serving) in parts.items()]
+    return [(_Part(qs, pl.concat(frames), whole.stale), serving, role) for role, (qs, frames, serving) in parts.items()]
 
 
 def _each(part: _Part) -> list[tuple[_Question, pl.DataFrame]]:

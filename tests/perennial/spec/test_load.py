@@ -282,6 +282,12 @@ MISTAKES = {
         "log_share=",
         "a share above 0",
     ),
+    "a freshness of what is not looked up": (
+        "    features=features",
+        '    serving=Serving(\n        freshness={"stations": 3}),\n    features=features',
+        "stations",
+        r"names 'stations', which the endpoint does not look up; it holds \[",
+    ),
     "an unknown slice": (
         "    features=features",
         '    promotion=Promotion(\n        slices=["ordered_at"]),\n    features=features',

@@ -70,11 +70,11 @@ class Replica:
 
 
 @contextmanager
-def running_replica(s3: S3, home: Path) -> Iterator[Replica]:
-    """A replica of `trips` with a champion of its own."""
+def running_replica(s3: S3, home: Path, folder: Path = FOLDER) -> Iterator[Replica]:
+    """A replica of `trips`, as declared in a folder, with a champion of its own."""
     (s3.secrets_dir / "serve_token").write_text("sesame")
     lake = empty_lake(s3, home)
-    pipeline = load_pipeline("trips", FOLDER)
+    pipeline = load_pipeline("trips", folder)
     fill_raw(lake, pipeline)
     version = register_model(lake, pipeline, 1)
     make_champion(lake, "trips", version, expected_generation=0, as_of=NOON, reason="a test", decision_id="d")
@@ -83,7 +83,7 @@ def running_replica(s3: S3, home: Path) -> Iterator[Replica]:
     )
     endpoint = Endpoint(
         EndpointConfig(
-            lake=lake, pipeline="trips", pipelines=FOLDER, code_hash=pipeline_code_hash(pipeline), serve=options
+            lake=lake, pipeline="trips", pipelines=folder, code_hash=pipeline_code_hash(pipeline), serve=options
         )
     )
     try:
