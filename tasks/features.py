@@ -2,13 +2,17 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 
 from perennial.lakehouse.lake import Lake
 from perennial.spec import load_pipeline
 from tasks.compute import Compute, run_job
-from tasks.telemetry import show_table
+from tasks.telemetry import report_url, show_link, show_table
+
+if TYPE_CHECKING:
+    from ray_jobs.features.build import BuiltFeatures
 
 Window = tuple[datetime, datetime]
 
@@ -50,3 +54,30 @@ def show_windows(pipeline: str, as_of: datetime, built: dict[str, int]) -> None:
         {"window from": start, "rows built": count or "none: it stood already"} for start, count in built.items()
     ]
     show_table(f"backfill-{pipeline}", rows, f"Backfill of the features of {pipeline} as of {as_of.isoformat()}")
+
+
+@task(timeout_seconds=1800)
+def show_feature_page(
+    compute: Compute,
+    lake: Lake,
+    pipelines: Path,
+    pipeline: str,
+    as_of: datetime,
+    built: "BuiltFeatures",
+    reports_base_url: str,
+) -> None:
+    """Publish the pipeline's feature page and show it; left as it is where nothing was built."""
+    from perennial.datadocs.features import feature_rows, features_path
+    from perennial.datadocs.publish_features import publish_features
+    from ray_jobs.features.describe import DescribeRequest, describe
+
+    if built.already:
+        return
+    place = {"lake": lake, "pipeline": pipeline, "pipelines": pipelines}
+    request = DescribeRequest(**place, as_of=as_of, snapshot_id=built.snapshot_id, inputs=built.inputs)
+    figures = run_job(compute, describe, request)
+    champion = publish_features(lake, figures)
+    page = report_url(reports_base_url, features_path(pipeline))
+    show_link(f"feature-page-{pipeline}", page, f"Features of {pipeline}", f"Feature page of {pipeline}")
+    rows = feature_rows(figures, champion)
+    show_table(f"feature-list-{pipeline}", rows, f"Features of {pipeline}, with meaning, unit and lineage")

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from deployments.stack.parts import REPORTS_POLICY
 from perennial.datadocs.card import card_page
 from perennial.datadocs.page import index_page
+from tests.perennial.datadocs import features_world
 from tests.perennial.datadocs.card_world import card
 from tests.perennial.datadocs.world import ORIGIN, batch_rows, page
 
@@ -40,6 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "index.html").write_text(index_page(ORIGIN, {"readings": batch_rows(30, 3), "planes": batch_rows(0, 3)}))
     for task in CARDS:
         (folder / f"card-{task}.html").write_text(card_page(card(task)))
+    (folder / "features.html").write_text(features_world.page())
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Reports, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -71,7 +73,7 @@ class Visit:
 
 
 @pytest.mark.parametrize("width", [1400, 390])
-@pytest.mark.parametrize("name", ["readings", "index", *(f"card-{task}" for task in CARDS)])
+@pytest.mark.parametrize("name", ["readings", "index", "features", *(f"card-{task}" for task in CARDS)])
 def test_a_page_says_no_error_asks_for_nothing_else_and_fits_the_window(
     browser: Browser, address: str, name: str, width: int
 ) -> None:
