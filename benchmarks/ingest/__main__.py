@@ -6,6 +6,7 @@ small job first, and its time counts only where its output equals the others'.
 """
 
 import argparse
+import itertools
 import os
 import platform
 import shutil
@@ -60,6 +61,11 @@ class Place:
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder, self.endpoint, self.bucket = folder, endpoint, folder / "data" / "lake"
+        self._made = itertools.count()
+
+    def name(self, contender: Contender, what: str) -> str:
+        """A name for an output that none had before: the server remembers what lay in folders deleted behind its back."""
+        return f"{what}_{contender.module}_{next(self._made)}"
 
     def job(self, contender: Contender, rows: int, files: int, output: str) -> Job:
         """A job on the files of so many rows, which are made if need be."""
@@ -103,9 +109,10 @@ def run_contender(place: Place, contender: Contender, rows: int, files: int) -> 
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
     )
     assert process.stdin is not None
+    names = [place.name(contender, what) for what in ("warm", "timed")]
     try:
-        warm = place.job(contender, min(WARM_ROWS, rows), FILES, "warm")
-        job = place.job(contender, rows, files, "timed")
+        warm = place.job(contender, min(WARM_ROWS, rows), FILES, names[0])
+        job = place.job(contender, rows, files, names[1])
         _do(process, warm, log.name)
         idle = idle_share(process.pid)
         with measured(process.pid, idle) as used:
@@ -117,7 +124,7 @@ def run_contender(place: Place, contender: Contender, rows: int, files: int) -> 
         stop_tree(process.pid)  # a Prefect server or a Ray that outlives it would take CPU from the next
         process.wait()
         shutil.rmtree(home, ignore_errors=True)
-        for name in ("warm", "timed"):
+        for name in names:
             shutil.rmtree(place.bucket / name, ignore_errors=True)
     return used, made
 

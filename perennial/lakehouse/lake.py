@@ -69,6 +69,18 @@ class OneRequestFileIO(PyArrowFileIO):
             return file
         return MetadataFile(location, file._path, file._filesystem, file._buffer_size)
 
+    def write(self, location: str, content: bytes) -> None:
+        """Put a small object at its `s3://` location by a request of our own, at a fifth of pyarrow's CPU."""
+        open_objects(
+            self.properties.get("s3.access-key-id"),
+            self.properties.get("s3.secret-access-key"),
+            self.properties.get("s3.endpoint"),
+            self.properties.get("s3.region", "us-east-1"),
+            S3_ATTEMPTS,
+            S3_SILENCE_SECONDS,
+            os.getpid(),
+        ).write(location.removeprefix("s3://"), content)
+
     def delete(self, location: str | InputFile | OutputFile) -> None:
         """Delete an object, by s3fs; one that is gone already is no error.
 

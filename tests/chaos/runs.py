@@ -5,8 +5,10 @@ wants a Prefect server. Importing takes seconds, so children are forked off a se
 neither Ray nor S3 nor a catalog, none of which survives a fork.
 """
 
+import faulthandler
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,6 +119,7 @@ def spawn(work: Callable[..., None], *arguments: object) -> ForkServerProcess:
 
 
 def _ingest(settings: Settings, fault: str, staged: str, sent: str, on_ray: bool) -> None:
+    faulthandler.register(signal.SIGUSR1)
     os.environ.update(PERENNIAL_FAULT=fault, PERENNIAL_FAULT_SIGNAL=sent)
     if staged:
         batch = staging.StagedBatch.model_validate_json(staged)
@@ -152,6 +155,8 @@ def wait_until_stopped(child: ForkServerProcess, seconds: float = 60) -> bool:
         if not child.is_alive():
             return False
         time.sleep(0.005)
+    os.kill(child.pid, signal.SIGUSR1)  # where it stands goes to its standard error
+    child.join(2)
     raise TimeoutError(f"child {child.pid} neither stopped nor ended within {seconds} s")
 
 

@@ -1,5 +1,6 @@
 """Small objects by one request each: what a server may do to it. Against real S3 it is in tests/ray_jobs/ingest/test_files.py."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,6 +8,7 @@ from threading import Thread
 
 import pytest
 
+from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.objects import Objects, open_objects
 
 CONTENT = b"0123456789" * 100
@@ -30,6 +32,10 @@ def server(answers: list[str]) -> Iterator[tuple[Objects, list[dict[str, str]]]]
             self.end_headers()
             self.wfile.write(CONTENT[: 500 if answer == "cut" else None])
             self.close_connection = True
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
@@ -65,3 +71,16 @@ def test_a_refusal_is_not_asked_again_and_names_what_the_server_said() -> None:
 def test_an_object_that_is_gone_is_told_from_a_failure() -> None:
     with server(["404"]) as (objects, _), pytest.raises(FileNotFoundError):
         objects.read("lake/a.csv")
+
+
+def test_what_is_written_under_any_name_is_read_by_others(lake: Lake) -> None:
+    for name in ("plain.parquet", "a b+c/é=1%.parquet"):
+        lake.objects().write(lake.uri(name).removeprefix("s3://"), CONTENT)
+        assert lake.files().cat_file(lake.uri(name)) == CONTENT
+
+
+def test_a_write_is_asked_again_too_and_a_refusal_names_the_server() -> None:
+    with server(["503", "cut", "whole"]) as (objects, asked):
+        objects.write("lake/a.csv", CONTENT)
+    assert len(asked) == 3
+    assert asked[0]["x-amz-content-sha256"] == hashlib.sha256(CONTENT).hexdigest()

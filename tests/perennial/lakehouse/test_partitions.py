@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.expressions import And, GreaterThanOrEqual, LessThan
 from pyiceberg.manifest import DataFile
@@ -187,3 +188,16 @@ def test_a_source_says_that_its_table_is_partitioned(lake: Lake, tmp_path: Path)
     assert [(field.name, str(field.transform)) for field in spec.fields] == [("ordered_at_day", "day")]
     ensure_raw(lake, "shop", plain)
     assert loaded(lake, raw_table(lake, "shop", "orders")).spec().fields == ()
+
+
+def test_a_file_has_dictionaries_only_where_they_stay_small_and_names_no_type_but_its_own(
+    lake: Lake, events: Identifier
+) -> None:
+    writer = DataFiles(loaded(lake, events), "a")
+    writer.add(pl.DataFrame(pl.from_arrow(rows(0, 15_000, days=1))))
+    for file in writer.close():
+        content = lake.arrow_files().open_input_file(file.file_path.removeprefix("s3://")).read()
+        read = pq.ParquetFile(pa.BufferReader(content))
+        assert read.schema_arrow.field("word").type == pa.string()  # other engines know no views
+        columns = [read.metadata.row_group(0).column(number) for number in range(3)]
+        assert [("RLE_DICTIONARY" in column.encodings) for column in columns] == [False, True, False]
