@@ -17,10 +17,11 @@ from benchmarks.ingest.job import COLUMNS, TYPES, Job, contend
 
 
 def check(block: pa.Table) -> pa.Table:
-    """The block with typed columns, `raw_<name>` and `reasons`."""
+    """The block with typed columns, `raw_<name>`, `reasons`, and whether there are none."""
     rows = pl.DataFrame(pl.from_arrow(block)).lazy()
     arrived = rows.with_columns(pl.col(name).alias(f"raw_{name}") for name in TYPES).with_columns(**typed())
-    return arrived.with_columns(reasons=reasons(list(COLUMNS))).collect().to_arrow()
+    told = arrived.with_columns(reasons=reasons(list(COLUMNS)))
+    return told.with_columns(good=pl.col("reasons").list.len() == 0).collect().to_arrow()
 
 
 def derive(block: pa.Table) -> pa.Table:
@@ -39,6 +40,7 @@ def derive(block: pa.Table) -> pa.Table:
 def main() -> None:
     """Start Ray, then run every job."""
     import ray
+    from ray.data.expressions import col
 
     folder = f"/tmp/pt-{secrets.token_hex(3)}"  # noqa: S108 - a socket's path has at most 107 characters
     ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder)
@@ -49,9 +51,9 @@ def main() -> None:
         )
         rows = ray.data.read_csv(job.inputs, convert_options=text)
         checked = rows.map_batches(check, batch_format="pyarrow").materialize()
-        good = checked.filter(lambda row: len(row["reasons"]) == 0).map_batches(derive, batch_format="pyarrow")
+        good = checked.filter(expr=col("good")).map_batches(derive, batch_format="pyarrow")
         good.write_parquet(f"{job.output}/good", partition_cols=["day"], compression="zstd")
-        bad = checked.filter(lambda row: len(row["reasons"]) > 0)
+        bad = checked.filter(expr=~col("good"))
         bad.write_parquet(f"{job.output}/bad", compression="zstd")
 
     contend(run)
