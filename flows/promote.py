@@ -43,7 +43,7 @@ def promote(pipeline: str, version: int, as_of: datetime | None = None, settings
     if decision is None:
         place = (settings.lake, settings.pipelines_dir, pipeline)
         judged = judge_quality(settings.compute, *place, version, champion, as_of)
-        judged = judge_infrastructure(settings.compute, *place, version, judged)
+        judged = judge_infrastructure(settings.compute, settings.serve, *place, version, judged)
         judged = approve(settings.pipelines_dir, pipeline, version, judged)
         decision = record_promotion(*place, version, champion, as_of, judged)
     if decision.verdict == "reject":

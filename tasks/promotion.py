@@ -19,6 +19,7 @@ from tasks.events import ModelInconclusive, ModelPromoted, ModelRejected, emit
 from tasks.telemetry import plain, show_markdown, show_table
 
 if TYPE_CHECKING:
+    from ray_jobs.serve.config import ServeConfig
     from ray_jobs.train.judge import Judged
 
 EVENTS = {"promote": ModelPromoted, "reject": ModelRejected, "inconclusive": ModelInconclusive}
@@ -57,15 +58,21 @@ def judge_quality(
 
 @task(timeout_seconds=900)
 def judge_infrastructure(
-    compute: Compute, lake: Lake, pipelines: Path, pipeline: str, version: int, judged: "Judged"
+    compute: Compute,
+    serve: "ServeConfig",
+    lake: Lake,
+    pipelines: Path,
+    pipeline: str,
+    version: int,
+    judged: "Judged",
 ) -> "Judged":
-    """The second gate, for a version that passed the first: try it in a worker process, through a replica's code."""
+    """The second gate, for a version that passed the first: try it in a Serve replica that nobody else reaches."""
     from perennial.rules.infrastructure import judge_probe
     from ray_jobs.serve.probe import ProbeRequest, probe
 
     if judged.verdict.verdict != "promote":
         return judged
-    request = ProbeRequest(lake=lake, pipelines=pipelines, pipeline=pipeline, version=version)
+    request = ProbeRequest(lake=lake, pipelines=pipelines, pipeline=pipeline, version=version, serve=serve)
     checks = judge_probe(run_job(compute, probe, request), load_pipeline(pipeline, pipelines).promotion)
     update: dict[str, Any] = {
         "evidence": judged.verdict.evidence | {"infrastructure": [check.model_dump() for check in checks]}

@@ -179,6 +179,14 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def serve_ends() -> Iterator[None]:
+    """A file's Serve goes with the file: the next one wants its own port."""
+    yield
+    if "ray.serve" in sys.modules and sys.modules["ray"].is_initialized():
+        sys.modules["ray.serve"].shutdown()
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server of our own, with an empty database, for every flow that a test runs."""

@@ -1,4 +1,4 @@
-"""Try a version where it would serve: in a worker process on Ray, through a replica's own code, without any traffic."""
+"""Try a version where it would serve: in a Serve replica of an application without a route, so without any traffic."""
 
 import time
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 import polars as pl
 from pydantic import BaseModel
+from ray import serve
 
 from perennial.lakehouse.artifacts import read_manifest, read_reference
 from perennial.lakehouse.lake import Lake
@@ -20,10 +21,13 @@ from perennial.rules.infrastructure import Probed
 from perennial.rules.scoring import SCORE, Scorer
 from perennial.spec import Pipeline, load_pipeline
 from ray_jobs.serve.answers import Answers
+from ray_jobs.serve.config import ServeConfig
 from ray_jobs.serve.keeper import Serving, WrongCode, load_tables
 from ray_jobs.serve.rows import read_rows
+from ray_jobs.serve.start import open_handle, start_serve
 
 ANSWERS = 20
+REPLICA_SECONDS = 600.0
 COMPARED_ROWS = 1_000
 ALONE = 5  # of the compared rows are also scored one by one
 NOT_FIT = (ValueError, RuntimeError, LookupError, TypeError)
@@ -32,21 +36,43 @@ What is wrong with the place instead (S3, the catalog, a node) is an OSError or 
 
 
 class ProbeRequest(BaseModel, frozen=True):
-    """The version to try. `cpus`: the slot of its worker, as of a replica."""
+    """The version to try, and how Serve runs."""
 
     lake: Lake
     pipeline: str
     pipelines: Path
     version: int
-    cpus: float = 0.1
+    serve: ServeConfig
 
 
 def probe(request: ProbeRequest) -> Probed:
-    """Try a version in a worker process of its own, so that what it does to its process is done to no other."""
-    import ray
+    """Try a version in a Serve replica of its own, beside those that serve; the replica is gone when this returns.
 
-    remote = ray.remote(num_cpus=request.cpus, max_retries=0, max_calls=1)(try_version)
-    return Probed.model_validate_json(ray.get(remote.remote(request.model_dump_json())))
+    Raises:
+        ServeNotUp: Serve's proxy did not start; that says nothing of the version.
+    """
+    start_serve(request.serve)
+    name = f"probe-{request.pipeline}-v{request.version}"
+    deployment = serve.deployment(
+        name="probe",
+        ray_actor_options={"num_cpus": request.serve.replica_cpus},
+        graceful_shutdown_timeout_s=1,
+        logging_config={"encoding": "JSON", "enable_access_log": False, "log_level": "WARNING"},
+    )
+    try:
+        serve.run(deployment(Candidate).bind(), name=name, route_prefix=None)
+        answer = open_handle(name).try_version.remote(request.model_dump_json()).result(timeout_s=REPLICA_SECONDS)
+    finally:
+        serve.delete(name)
+    return Probed.model_validate_json(answer)
+
+
+class Candidate:
+    """The class behind the deployment: a version is loaded when it is tried, so that what it raises is an answer."""
+
+    def try_version(self, asked: str) -> str:
+        """See `try_version`."""
+        return try_version(asked)
 
 
 def try_version(asked: str) -> str:

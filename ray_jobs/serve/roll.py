@@ -14,10 +14,11 @@ from ray.serve.schema import ApplicationStatus
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.secrets import open_secret
-from ray_jobs.serve.config import EndpointConfig, ServeConfig
+from ray_jobs.serve.config import EndpointConfig
 from ray_jobs.serve.endpoint import application
 from ray_jobs.serve.keeper import ReplicaState
 from ray_jobs.serve.server import deploy_server
+from ray_jobs.serve.start import ServeNotUp, open_handle, start_serve
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
@@ -72,7 +73,7 @@ def roll(request: RollRequest) -> RollReport:
     started = time.monotonic()
     options = request.endpoint.serve
     try:
-        _start(options, started + options.rollout_seconds)
+        start_serve(options)
         deploy_server(options.token, request.endpoint.lake.secrets_dir)
         redeployed = not _is_deployed(request)
         if redeployed:
@@ -80,21 +81,9 @@ def roll(request: RollRequest) -> RollReport:
         deadline = time.monotonic() + options.rollout_seconds  # what it took to start is not the version's fault
         states = _wait_for_replicas(request, deadline)
         _wait_for_proxy(request, deadline)
-    except _RollFailed as error:
+    except (_RollFailed, ServeNotUp) as error:
         return RollReport(failure=str(error), seconds=time.monotonic() - started)
     return RollReport(states=states, redeployed=redeployed, seconds=time.monotonic() - started)
-
-
-def _start(options: ServeConfig, deadline: float) -> None:
-    """Serve, up and with its proxy. On a busy machine a proxy takes longer to start than the minute that Serve gives it."""
-    while True:
-        try:
-            serve.start(http_options={"host": options.host, "port": options.port})
-            return
-        except (TimeoutError, ray.exceptions.RayError) as error:
-            if time.monotonic() > deadline:
-                raise _RollFailed(f"Serve's proxy at {options.url} did not start: {error}") from error
-            logger.warning("Serve's proxy is not up yet: %s", type(error).__name__)
 
 
 def _is_deployed(request: RollRequest) -> bool:
@@ -150,12 +139,9 @@ def _follows(state: ReplicaState, request: RollRequest) -> bool:
 
 def ask_replicas(name: str) -> list[ReplicaState]:
     """Every replica's state, after it has looked at the registry."""
-    handle = serve.get_app_handle(name)
-    # Under RAY_SERVE_THROUGHPUT_OPTIMIZED a handle wants an event loop of the caller's, and a job has none.
-    if not handle.is_initialized:  # Serve hands out the same one again
-        handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
     try:
-        return [ReplicaState.model_validate_json(state) for state in handle.broadcast("refresh").results(timeout_s=60)]
+        seen = open_handle(name).broadcast("refresh").results(timeout_s=60)
+        return [ReplicaState.model_validate_json(state) for state in seen]
     except (ray.exceptions.RayError, TimeoutError) as error:
         logger.info("a replica of %s did not answer: %s", name, error)  # it is being replaced: asked again
         return []

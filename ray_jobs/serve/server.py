@@ -24,7 +24,7 @@ from ray_jobs.serve.clients import Clients
 from ray_jobs.serve.inference_protocol import EXTENSIONS
 from ray_jobs.serve.pages import RootWithoutSlash
 
-NAME = "open-inference"  # with a dash: no pipeline's name has one
+NAME = "open-inference"  # with a dash, as a probe's: no pipeline's name has one
 STATUS_SECONDS = 1.0
 
 
@@ -77,7 +77,7 @@ class Server:
             self._models = {
                 name: application.status == ApplicationStatus.RUNNING
                 for name, application in sorted(applications.items())
-                if name != NAME
+                if "-" not in name
             }
             self._looked_at = time.monotonic()
         return self._models

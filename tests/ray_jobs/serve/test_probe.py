@@ -1,9 +1,10 @@
-"""A version tried in a worker process of a real Ray, through a replica's code: what is fit passes, what is not is named."""
+"""A version tried in a replica of a real Serve: what is fit passes, what is not is named."""
 
 from pathlib import Path
 
 import polars as pl
 import pytest
+from ray import serve
 
 from perennial.lakehouse.artifacts import (
     GOLDEN,
@@ -20,17 +21,21 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import read_version, register_version
 from perennial.rules.infrastructure import Probed, judge_probe
 from perennial.spec import Promotion, load_pipeline
+from ray_jobs.serve.config import ServeConfig
 from ray_jobs.serve.probe import ProbeRequest, probe, try_version
+from tests.conftest import free_port
 from tests.ray_jobs.serve.world import fill_raw, register_model
 
 FOLDER = Path(__file__).parent / "pipelines"
+PORT = free_port()
 FIT = Probed(
     artifact_bytes=1_000, load_seconds=0.1, latency_ms=10.0, latency_ms_median=20.0, answers=20, difference=0.0
 )
 
 
 def request(lake: Lake, version: int) -> ProbeRequest:
-    return ProbeRequest(lake=lake, pipeline="trips", pipelines=FOLDER, version=version)
+    config = ServeConfig(port=PORT, log_folder=FOLDER / "unused")
+    return ProbeRequest(lake=lake, pipeline="trips", pipelines=FOLDER, version=version, serve=config)
 
 
 def tried(lake: Lake, version: int) -> Probed:
@@ -38,12 +43,14 @@ def tried(lake: Lake, version: int) -> Probed:
     return Probed.model_validate_json(try_version(request(lake, version).model_dump_json()))
 
 
-def test_a_version_is_tried_in_a_worker_process_of_ray(lake: Lake, ray_head: str) -> None:
+def test_a_version_is_tried_in_a_serve_replica_that_is_gone_afterwards(lake: Lake, ray_head: str) -> None:
     pipeline = load_pipeline("trips", FOLDER)
     fill_raw(lake, pipeline)
     found = probe(request(lake, register_model(lake, pipeline, 1)))
     assert found.failure is None
     assert found.answers == 20
+    assert probe(request(lake, register_model(lake, pipeline, 2, golden_off=0.01))).failure
+    assert not serve.status().applications
 
 
 def test_versions_in_a_replica_s_place(lake: Lake) -> None:
