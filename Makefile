@@ -67,9 +67,11 @@ tokens: setup ## List the endpoint's clients and their tokens' ids
 token-revoke: setup ## Take a client's tokens away, or one: CLIENT=shop [TOKEN=id]
 	@$(BIN)/python -m deployments.tokens revoke "$(CLIENT)" $(if $(TOKEN),--token $(TOKEN))
 
-run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1 SOURCE=... BATCH=... CHECK=... AT=2026-11-25T03:00:00]
+run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1 SOURCE=... BATCH=... CHECK=... AS_OF=... START=... END=... AT=2026-11-25T03:00:00Z]
 	@$(STACK) run -- prefect deployment run "$(subst _,-,$(FLOW))/$(FLOW)" --param pipeline=$(PIPELINE) \
-		$(if $(AT),--param 'at="$(AT)"') $(if $(VERSION),--param version=$(VERSION)) $(if $(SOURCE),--param 'source="$(SOURCE)"') \
+		$(if $(AT),--param 'at="$(AT)"') $(if $(AS_OF),--param 'as_of="$(AS_OF)"') \
+		$(if $(START),--param 'start="$(START)"') $(if $(END),--param 'end="$(END)"') \
+		$(if $(VERSION),--param version=$(VERSION)) $(if $(SOURCE),--param 'source="$(SOURCE)"') \
 		$(if $(BATCH),--param 'batch="$(BATCH)"') $(if $(CHECK),--param 'check="$(CHECK)"') --watch
 
 demo: setup ## The whole loop on real data (MONTHS=12 for the whole year); the stack stays up
