@@ -18,7 +18,7 @@ from perennial.lakehouse.tables import ensure_table
 from perennial.rules.features import pipeline_code_hash
 from perennial.spec import load_pipeline
 from ray_jobs.serve.config import EndpointConfig, ServeConfig
-from tests.conftest import S3, empty_lake, free_port, serve_s3
+from tests.conftest import S3, empty_lake, serve_ports, serve_s3
 from tests.ray_jobs.serve.world import NOON, register_model
 
 PIPELINES = Path(__file__).parent / "pipelines"
@@ -82,11 +82,10 @@ def ray_with_serve(port: int, *, haproxy: bool = True) -> Iterator[None]:
         from deployments.stack.environment import haproxy_environment
 
         os.environ.update(haproxy_environment())
+        os.environ.update(serve_ports())
         os.environ.update(
             RAY_SERVE_ENABLE_HA_PROXY="1",
             RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
-            RAY_SERVE_HAPROXY_METRICS_PORT=str(free_port()),
-            RAY_SERVE_HAPROXY_STATS_PORT=str(free_port()),
             RAY_SERVE_HAPROXY_CONFIG_FILE_LOC=str(folder / "haproxy.cfg"),
             RAY_SERVE_HAPROXY_SOCKET_PATH=str(folder / "admin.sock"),
             RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH=str(folder / "metrics.sock"),

@@ -51,6 +51,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         yield server
 
 
+def serve_ports() -> dict[str, str]:
+    """Ports for a Serve beside others on this machine: they know nothing of each other, and by default want the same."""
+    ingress = 20_000 + 500 * secrets.randbelow(20)  # replicas take the first free one from here on
+    names = ("FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC", "HAPROXY_METRICS", "HAPROXY_STATS")
+    return {
+        **{f"RAY_SERVE_{name}_PORT": str(free_port()) for name in names},
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ingress),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ingress + 499),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ingress + 10_000),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ingress + 10_499),
+    }
+
+
 @contextmanager
 def serve_s3(home: Path) -> Iterator[S3]:
     """An S3 server that keeps its objects, keys and log in a folder."""
@@ -147,17 +160,9 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from deployments.stack.environment import haproxy_environment
 
     proxy = tmp_path_factory.mktemp("haproxy")
-    ingress = 20_000 + 500 * secrets.randbelow(20)  # Serve's replicas take the first free port from here on
     os.environ.update(haproxy_environment())
+    os.environ.update(serve_ports())
     os.environ.update(
-        RAY_SERVE_FALLBACK_PROXY_HTTP_PORT=str(free_port()),
-        RAY_SERVE_FALLBACK_PROXY_GRPC_PORT=str(free_port()),
-        RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT=str(ingress),
-        RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT=str(ingress + 499),
-        RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT=str(ingress + 10_000),
-        RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT=str(ingress + 10_499),
-        RAY_SERVE_HAPROXY_METRICS_PORT=str(free_port()),
-        RAY_SERVE_HAPROXY_STATS_PORT=str(free_port()),
         RAY_SERVE_HAPROXY_CONFIG_FILE_LOC=f"{proxy}/haproxy.cfg",
         RAY_SERVE_HAPROXY_SOCKET_PATH=f"/tmp/ph-{secrets.token_hex(3)}/admin.sock",  # noqa: S108 - as below
         RAY_SERVE_HAPROXY_SERVER_STATE_BASE=str(proxy),
