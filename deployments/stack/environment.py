@@ -124,6 +124,8 @@ def haproxy_environment() -> dict[str, str]:
         "PERENNIAL_HAPROXY_BINARY": _BUNDLED,
         # A proxy that starts slowly on a busy machine is not dead: after 5 s Serve would kill it and start another.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        # One that is dead is: it is replaced after three checks, which are ten seconds apart unless told otherwise.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     }
 
 
