@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import pyiceberg.catalog.sql  # noqa: F401 - imported by the catalog else: half a second, in the middle of each run
 import s3fs
 from aiobotocore.session import get_session
 from botocore.handlers import add_expect_header
