@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-features-online bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-features-build bench-features-online bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,12 +67,13 @@ tokens: setup ## List the endpoint's clients and their tokens' ids
 token-revoke: setup ## Take a client's tokens away, or one: CLIENT=shop [TOKEN=id]
 	@$(BIN)/python -m deployments.tokens revoke "$(CLIENT)" $(if $(TOKEN),--token $(TOKEN))
 
-run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1 SOURCE=... BATCH=... CHECK=... AS_OF=... START=... END=... AT=2026-11-25T03:00:00Z]
+run: setup ## Run a flow through its deployment: FLOW=ingest PIPELINE=flights [VERSION=1 SOURCE=... BATCH=... CHECK=... AS_OF=... START=... END=... AT=2026-11-25T03:00:00Z KEY='{"order": 3}']
 	@$(STACK) run -- prefect deployment run "$(subst _,-,$(FLOW))/$(FLOW)" --param pipeline=$(PIPELINE) \
 		$(if $(AT),--param 'at="$(AT)"') $(if $(AS_OF),--param 'as_of="$(AS_OF)"') \
 		$(if $(START),--param 'start="$(START)"') $(if $(END),--param 'end="$(END)"') \
 		$(if $(VERSION),--param version=$(VERSION)) $(if $(SOURCE),--param 'source="$(SOURCE)"') \
-		$(if $(BATCH),--param 'batch="$(BATCH)"') $(if $(CHECK),--param 'check="$(CHECK)"') --watch
+		$(if $(BATCH),--param 'batch="$(BATCH)"') $(if $(CHECK),--param 'check="$(CHECK)"') \
+		$(if $(KEY),--param 'key=$(KEY)') --watch
 
 demo: setup ## The whole loop on real data (MONTHS=12 for the whole year); the stack stays up
 	@$(BIN)/python -m deployments.demo $(if $(MONTHS),--months $(MONTHS))
@@ -96,6 +97,9 @@ bench-validation: setup peers-data ## Twelve rules: a contract, one select by ha
 
 bench-features: setup ## History features and as-of joins beside a Polars script by hand (ROWS=10000000)
 	@$(BIN)/python -m benchmarks.features $(ROWS)
+
+bench-features-build: setup ## A build of one percent new rows beside the full one, on Ray, Iceberg and S3 (ROWS=1000000)
+	@$(BIN)/python -m benchmarks.features_build $(if $(ROWS),--rows $(ROWS))
 
 bench-features-online: setup ## What ten features add to a request, from a replica's memory (KEYS=100000)
 	@$(BIN)/python -m benchmarks.features_online $(KEYS)

@@ -2,17 +2,18 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 
 from perennial.lakehouse.lake import Lake
 from perennial.spec import load_pipeline
 from tasks.compute import Compute, run_job
-from tasks.telemetry import report_url, show_link, show_table
+from tasks.telemetry import plain, report_url, show_link, show_table
 
 if TYPE_CHECKING:
     from ray_jobs.features.build import BuiltFeatures
+    from ray_jobs.features.explain import RowExplained
 
 Window = tuple[datetime, datetime]
 
@@ -81,3 +82,39 @@ def show_feature_page(
     show_link(f"feature-page-{pipeline}", page, f"Features of {pipeline}", f"Feature page of {pipeline}")
     rows = feature_rows(figures, champion)
     show_table(f"feature-list-{pipeline}", rows, f"Features of {pipeline}, with meaning, unit and lineage")
+
+
+@task(timeout_seconds=1800)
+def explain_on_ray(
+    compute: Compute, lake: Lake, pipelines: Path, pipeline: str, key: dict[str, Any], as_of: datetime
+) -> "RowExplained":
+    """Work out where every value of a row's features came from."""
+    from ray_jobs.features.explain import ExplainRequest, explain_row
+
+    request = ExplainRequest(lake=lake, pipeline=pipeline, pipelines=pipelines, key=key, as_of=as_of)
+    return run_job(compute, explain_row, request)
+
+
+@task
+def show_explained(found: "RowExplained") -> None:
+    """Show a line for each column that an input was made from."""
+    rows = [
+        {
+            "input": plain(each.name),
+            "value": plain(each.value),
+            "in the table": plain(found.stored.get(each.name, "") if found.stored is not None else "no such row"),
+            "column": plain(read.column.name),
+            "its value": plain(read.value),
+            "how": plain(read.column.how),
+            "from": plain(", ".join(f"{read.column.source}.{name}" for name in read.column.columns)),
+            "snapshot": str(found.snapshots[read.column.source]),
+            "rows that count": read.rows,
+            "happened": " to ".join(moment.isoformat() for moment in read.happened if moment),
+            "known at": read.known_at.isoformat() if read.known_at else "",
+            "newest rows": plain("; ".join(str(row) for row in read.newest)),
+        }
+        for each in found.explained
+        for read in each.evidence
+    ]
+    description = f"Features of {plain(found.key)} of {found.pipeline}, as known at {found.moment.isoformat()}"
+    show_table(f"explain-{found.pipeline}", rows, description)

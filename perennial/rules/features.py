@@ -76,11 +76,7 @@ def compute_features(
         schema: what `row_schema` says of the pipeline, where it was asked already.
     """
     entity = pipeline.entity_source
-    schema = schema or row_schema(pipeline)
-    flat = flatten(entity, rows)
-    joined = _add_history(pipeline, _join(pipeline, flat, tables, held or {}), tables, held or {})
-    # series by series: a query costs more than what it does to the few rows of a request
-    typed = pl.DataFrame([_as(joined[name], dtype) for name, dtype in schema.items()])
+    typed = given_columns(pipeline, rows, tables, held, schema)
     inputs = _inputs(pipeline, typed.lazy()).collect()
     # one type per kind, the widest: what Iceberg keeps comes back as it went, and 8 bits do not overflow in a later sum
     inputs = pl.DataFrame([_as(column, _widest(column.dtype)) for column in inputs.iter_columns()])
@@ -89,6 +85,20 @@ def compute_features(
     kept = [*entity.key, *([entity.event_time] if entity.event_time else []), MOMENT]
     names = [name for name in dict.fromkeys(kept) if name not in inputs.columns]
     return pl.DataFrame([*(rows[name] for name in names), *inputs.iter_columns()])
+
+
+def given_columns(
+    pipeline: Pipeline,
+    rows: pl.DataFrame,
+    tables: dict[str, pl.DataFrame],
+    held: Mapping[str, Held] | None = None,
+    schema: Mapping[str, pl.DataType] | None = None,
+) -> pl.DataFrame:
+    """What `features()` is given for the rows: see `compute_features` for the arguments."""
+    flat = flatten(pipeline.entity_source, rows)
+    joined = _add_history(pipeline, _join(pipeline, flat, tables, held or {}), tables, held or {})
+    # series by series: a query costs more than what it does to the few rows of a request
+    return pl.DataFrame([_as(joined[name], dtype) for name, dtype in (schema or row_schema(pipeline)).items()])
 
 
 def _as(column: pl.Series, dtype: pl.DataType) -> pl.Series:

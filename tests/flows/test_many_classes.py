@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 
 from flows.build_features import build_features
+from flows.explain import explain
 from flows.score import score
 from flows.settings import Settings
 from flows.train import train
+from perennial.datadocs.features import features_path
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions, ship_segment
@@ -143,6 +145,9 @@ def test_named_classes_go_the_whole_way(settings: Settings, lake: Lake, pipeline
     assert features["outcome"].to_list() == [row["outcome"] for row in parcels()], "an outcome corrected after as_of"
     assert features["weight_kg"].to_list() == [row["weight_kg"] for row in parcels()], "corrected after the prediction"
     assert features["_label_weight"].unique().to_list() == [10.0]
+    assert b"parcels.weight_kg" in lake.files().cat_file(lake.uri(features_path("parcels")))
+    told = explain("parcels", {"parcel_id": 3}, as_of=AS_OF, settings=settings)
+    assert told["weight_kg"] == features.row(by_predicate=pl.col("parcel_id") == 3, named=True)["weight_kg"]
 
     version = read_version(lake, "parcels", train("parcels", as_of=AS_OF, settings=settings))
     metrics = version.read_metrics()

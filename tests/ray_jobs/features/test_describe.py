@@ -11,6 +11,7 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import read_snapshot
 from ray_jobs.features.build import BuildRequest, build
 from ray_jobs.features.describe import DescribeRequest, describe
+from ray_jobs.features.explain import ExplainRequest, UnknownRow, explain_row
 from tests.ray_jobs.features.parcels import arrivals, hours, remember, write_parcels
 
 
@@ -19,7 +20,7 @@ def _on_ray(ray_head: str) -> None:
     """Every build needs one."""
 
 
-def test_the_page_tells_nulls_spreads_and_lineage_of_what_was_built(lake: Lake, tmp_path: Path) -> None:
+def test_page_and_explanation_tell_what_was_built(lake: Lake, tmp_path: Path) -> None:
     folder = write_parcels(tmp_path / "pipelines")
     days = [arrivals(7, day) for day in range(3)]
     for day, rows in enumerate(days):
@@ -43,6 +44,17 @@ def test_the_page_tells_nulls_spreads_and_lineage_of_what_was_built(lake: Lake, 
     assert force.read[0].columns == ["force", "depot", "began_at"]
     known = [row["_known_at"] for rows in days for row in rows["deliveries"] if row["_known_at"] <= as_of]
     assert figures.newest["deliveries"] == max(known)
+
+    row = table.filter(pl.col("late_share") > 0)[-1]
+    key = {"parcel": row["parcel"][0]}
+    told = explain_row(ExplainRequest(lake=lake, pipeline="parcels", pipelines=folder, key=key, as_of=as_of))
+    assert told.stored == {each.name: each.value for each in told.explained}
+    assert told.moment == row["_known_at"][0]
+    share = next(each for each in told.explained if each.name == "late_share").evidence[0]
+    assert share.rows >= len(share.newest) > 0
+    assert told.snapshots["deliveries"] == built.inputs["deliveries"]
+    with pytest.raises(UnknownRow, match="no row of 'parcels' with"):
+        explain_row(ExplainRequest(lake=lake, pipeline="parcels", pipelines=folder, key={"parcel": 9_999}, as_of=as_of))
 
     assert publish_features(lake, figures) is None, "no version serves"
     page = lake.files().cat_file(lake.uri(features_path("parcels"))).decode()
