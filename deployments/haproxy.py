@@ -13,6 +13,8 @@ from pathlib import Path
 BINARY = "PERENNIAL_HAPROXY_BINARY"  # the real one
 PEOPLE = "/models/"  # rows as JSON objects at /models/<name>/predict, beside /v2/models/<name>/infer
 _FRONTEND = "frontend http_frontend\n"
+_APPLICATION = re.compile(r"^    use_backend ", re.MULTILINE)
+_NOT_FOUND = "http-request return status 404 content-type text/plain lf-string"
 _RULES = f"""\
     # Perennial: people's paths are the protocol's, with no second hop between
     http-request set-path /v2%[path] if {{ path_beg {PEOPLE} }}
@@ -45,6 +47,9 @@ def adapt(configuration: str) -> str:
     host = os.environ.get("PERENNIAL_HAPROXY_METRICS_HOST", "127.0.0.1")
     adapted = re.sub(r"^    bind :(\d+)$", rf"    bind {host}:\1", adapted, flags=re.MULTILINE)
     adapted = re.sub(r"^  bind \*:(\d+)$", rf"  bind {host}:\1", adapted, flags=re.MULTILINE)
+    if not _APPLICATION.search(adapted):
+        # A proxy that has just been started again hears of the applications a moment later: they are not gone.
+        adapted = adapted.replace(_NOT_FOUND, _NOT_FOUND.replace("404", "503"))
     if adapted.count(_RULES) != 1:
         raise UnknownConfiguration(f"{_FRONTEND.strip()!r} is there {adapted.count(_RULES)} times")
     return adapted

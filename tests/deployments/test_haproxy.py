@@ -3,7 +3,7 @@
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from deployments.haproxy import UnknownConfiguration, adapt
+from deployments.haproxy import _NOT_FOUND, UnknownConfiguration, adapt
 
 WRITTEN = """\
 global
@@ -16,6 +16,10 @@ frontend prometheus
 frontend http_frontend
     bind 127.0.0.1:8000
     acl is_trips path_beg /v2/models/trips/
+    use_backend trips if is_trips
+    default_backend default_backend
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path not found"
 listen stats
   bind *:8404
 """
@@ -32,6 +36,13 @@ def test_peoples_paths_are_rewritten_before_any_is_matched() -> None:
     assert adapt(adapted) == adapted
 
 
+def test_a_proxy_that_knows_no_application_yet_asks_its_clients_to_come_back() -> None:
+    assert "return status 404" in adapt(WRITTEN)
+    started = adapt(WRITTEN.replace("    use_backend trips if is_trips\n", ""))
+    assert "return status 503" in started
+    assert "return status 404" not in started
+
+
 def test_serves_template_still_has_every_place_that_we_change() -> None:
     for place in (
         "frontend http_frontend\n    bind ",
@@ -39,6 +50,8 @@ def test_serves_template_still_has_every_place_that_we_change() -> None:
         "    bind :{{ config.metrics_port }}\n",
         "  bind *:{{ config.stats_port }}\n",
         "    errorfile 503 ",
+        "\n    use_backend {{ backend.name or 'unknown' }} if is_",
+        f"backend default_backend\n    {_NOT_FOUND} ",
     ):
         assert place in HAPROXY_CONFIG_TEMPLATE
 
