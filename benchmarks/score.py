@@ -1,6 +1,6 @@
 """Batch scoring beside the bare forward pass: `python -m benchmarks.score`, by hand `make bench-score`.
 
-Both get the same rows and give the same scores. The forward pass has its features in memory already and writes nothing;
+The network is the default one; `--members 1` is a light one. Both get the same rows and give the same scores. The forward pass has its features in memory already and writes nothing;
 `score` reads an Iceberg table, joins, computes features, scores on Ray and commits the scores. Ray is started before.
 """
 
@@ -23,7 +23,7 @@ from perennial.lakehouse.registry import read_version
 from perennial.lakehouse.scorers import load_scorer
 from perennial.lakehouse.tables import read_snapshot
 from perennial.rules.features import compute_features
-from perennial.spec import Pipeline, load_pipeline
+from perennial.spec import Pipeline, TabularModel, load_pipeline
 from ray_jobs.score import ScoreRequest, score
 from tests.conftest import empty_lake, serve_s3
 from tests.ray_jobs.serve.world import NOON, fill_raw, register_model
@@ -37,13 +37,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--hidden", type=int, default=256, help="units of each of the two hidden layers")
+    default = TabularModel("binary")
+    parser.add_argument("--hidden", type=int, nargs="+", default=default.hidden, help="units of the hidden layers")
+    parser.add_argument("--members", type=int, default=default.members, help="networks in the ensemble")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, serve_s3(Path(folder) / "s3") as s3:
         lake, pipeline = empty_lake(s3, Path(folder)), load_pipeline("trips", FOLDER)
         fill_raw(lake, pipeline)
         _land(lake, asked.rows)
-        version = register_model(lake, pipeline, 1, hidden=(asked.hidden, asked.hidden))
+        version = register_model(lake, pipeline, 1, hidden=tuple(asked.hidden), members=asked.members)
         ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
         ray.get([ray.remote(_wait).remote() for _ in range(8)])  # workers are there
         rounds = [_round(lake, pipeline, version, number) for number in range(asked.rounds)]

@@ -80,6 +80,7 @@ def register_model(
     artifact: str | None = None,
     fails_on: str | None = None,
     hidden: tuple[int, ...] = (16,),
+    members: int = 1,
 ) -> int:
     """Register a promoted version, its weights drawn from `seed`; its golden rows are wrong by `golden_off`.
 
@@ -91,7 +92,7 @@ def register_model(
     known = known_at(entity, raw[entity.name].drop("_known_at"), as_of=NOON)
     features = compute_features(pipeline, known, {j.source: raw[j.source] for j in pipeline.joins})
     preprocessing = fit_preprocessing(features, input_names(pipeline))
-    architecture = Architecture(hidden=hidden, dropout=0.0)
+    architecture = Architecture(hidden=hidden, dropout=0.0, members=members)
     torch.manual_seed(seed)
     weights = {n: t.clone() for n, t in TabularNet(preprocessing, architecture).state_dict().items()}
     description = ModelDescription(task="binary", architecture=architecture, preprocessing=preprocessing)
