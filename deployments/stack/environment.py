@@ -95,6 +95,7 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         # the head at the machine's own address and times out.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # at Ray's 15 the endpoint starves beside anything else that runs on the machine
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # a proxy that is slow to start is killed after three of these

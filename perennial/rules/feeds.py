@@ -16,8 +16,23 @@ SMALLEST_SAMPLE = 200
 STUCK_SHARE, USUAL_SHARE = 0.98, 0.6  # of one value: now, and at most in the reference
 RECODED_SHARE = 0.5  # of rows with values the reference never held
 FEW_ROWS_SHARE, COMPARABLE_WINDOWS = 0.6, 8
-SMALLEST_FACTOR = 1.5  # of a unit: a smaller change of scale is drift
-WILD_FACTOR = 8.0  # about zero: no world grows so much wilder from one window to the next
+WILD_FACTOR = 8.0  # no world grows so much from one window to the next and keeps its shape
+CONVERSIONS = (
+    1.609344,
+    1.852,
+    1.943844,
+    2.204623,
+    2.236936,
+    2.54,
+    3.28084,
+    3.6,
+    3.785412,
+    4.184,
+    4.54609,
+    6.894757,
+    7.0,
+)
+"""Smaller factors count where they are those of units: miles, knots, pounds, inches, feet, gallons, calories, weeks."""
 LEAP, KNOWN_LEAP = 12.0, 3.0  # deviations that no season moves a feed by; enough where the change is one of UNITS
 NEAR, CLOSER = 0.25, 12.0  # deviations left once the unit is undone, and how many times fewer than before
 SHAPE_TOLERANCE = 0.05  # largest distance of the distribution functions once the unit is undone
@@ -92,10 +107,8 @@ def _another_unit(now: pl.Series, then: pl.Series) -> str | None:
         if _undone((new - offset) / factor, new, old, KNOWN_LEAP):
             return f"another unit: as if from {name}"
     factor = _factor(new, old)
-    if abs(math.log(factor)) < math.log(SMALLEST_FACTOR) or not _same_but_for(factor, new, old):
+    if not (_is_unit(factor, new, old) and _same_but_for(factor, new, old)):
         return None
-    if abs(old.mean()) < CENTRED * deviation and abs(math.log(factor)) < math.log(WILD_FACTOR):
-        return None  # values about zero, or trailing off from it: a wider world looks the same as another unit
     return f"another unit: its values are {factor:.4g} times the reference's, in the same shape"
 
 
@@ -107,6 +120,21 @@ def _factor(new: NDArray[np.float64], old: NDArray[np.float64]) -> float:
     if not usable.any():
         return 1.0
     return float(np.exp(np.median(np.log(np.abs(now[usable] / then[usable])))))
+
+
+def _is_unit(factor: float, new: NDArray[np.float64], old: NDArray[np.float64]) -> bool:
+    """Whether a factor may be another unit's. The world, too, multiplies: delays halve, shares of something double."""
+    size = math.exp(abs(math.log(factor)))
+    if size >= WILD_FACTOR:
+        return True
+    if abs(old.mean()) < CENTRED * old.std():
+        return False  # values about zero, or trailing off from it: a wider world looks the same as another unit
+    if min(new.min(), old.min()) >= 0 and max(new.max(), old.max()) <= 1:
+        return False  # shares before and after: another unit of a share are percent
+    # The means tell a factor best; what chance leaves open of it goes with the spread.
+    size = math.exp(abs(math.log(abs(new.mean() / old.mean()))))
+    chance = 3 * old.std() / abs(old.mean()) * math.sqrt(1 / len(new) + 1 / len(old))
+    return any(abs(math.log(size / known)) < max(chance, 0.005) for known in CONVERSIONS)
 
 
 def _same_but_for(factor: float, new: NDArray[np.float64], old: NDArray[np.float64]) -> bool:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from ray_jobs.train.rows import event_time_of
 
 logger = logging.getLogger(__name__)
 LABEL = "_label"
-WORK_CPUS = 1.0
+CODE = ("perennial/rules", "perennial/spec", "ray_jobs/backtest", "ray_jobs/drift", "ray_jobs/train")
+WORK_CPUS = 0.5  # of a slot: on two cores a training still finds its whole one beside it
 
 
 class UnfitForBacktest(ValueError):
@@ -69,6 +71,10 @@ def _replay_all(request: BacktestRequest, pipeline: Pipeline, found: "_Found") -
             courses.append(replay(strategy, request.windows, request.bootstrap, request.lag, pipeline.metric, found))
         except NotKnownYet as question:
             asked[question.work.key] = question.work
+            if strategy.every_window:  # its models are no question of what the others showed: all side by side
+                ats = (window.end + request.lag for window in request.windows)
+                models = [_work("train", at=at, train_from=None) for at in ats]
+                asked |= {work.key: work for work in models if found.store.find(work) is None}
     return courses, asked
 
 
@@ -126,8 +132,16 @@ def _data_key(request: BacktestRequest, pipeline: Pipeline) -> str:
     """What every result depends on beside its own question: data, code, model, and how windows are looked at."""
     policy, promotion = pipeline.monitoring, pipeline.promotion
     words = [request.snapshot_id, request.as_of, pipeline_code_hash(pipeline), pipeline.model, promotion]
-    words += [policy.drift_effect_size, policy.sample_rows, request.threads]
+    words += [policy.drift_effect_size, policy.sample_rows, request.threads, _own_code()]
     return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _own_code() -> str:
+    """Changes with the code that finds things out: what another release found out is found out anew."""
+    root = Path(__file__).parents[2]
+    files = sorted(path for part in CODE for path in (root / part).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _find_out(asked: dict[str, Work], request: BacktestRequest, history: History, store: Store) -> None:
@@ -136,8 +150,15 @@ def _find_out(asked: dict[str, Work], request: BacktestRequest, history: History
     shared = [ray.put(part) for part in pack(history)]
     remote = ray.remote(num_cpus=WORK_CPUS, max_retries=2)(_do_remotely)
     place = (request.pipeline, str(request.pipelines), store.model_dump_json(), request.threads)
-    waiting = [remote.remote(work.model_dump_json(), *place, *shared) for work in asked.values()]
-    ray.get(waiting)
+    # One CPU is left to the flows: a retrain that falls due meanwhile must not wait for a history to be replayed.
+    most = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)  # type: ignore[no-untyped-call]  # Ray's own
+    under_way: list[Any] = []
+    for work in asked.values():
+        if len(under_way) == most:
+            ended, under_way = ray.wait(under_way)
+            ray.get(ended)
+        under_way.append(remote.remote(work.model_dump_json(), *place, *shared))
+    ray.get(under_way)
 
 
 def _do_remotely(

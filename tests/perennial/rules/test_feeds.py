@@ -96,3 +96,11 @@ def test_a_cold_week_after_a_warm_month_is_weather() -> None:
     june = pl.DataFrame({"f": random.normal(74, 8, ROWS)})
     for mean, spread in ((34, 5), (40, 9), (28, 6), (90, 4)):
         assert find_broken(pl.DataFrame({"f": random.normal(mean, spread, ROWS)}), june, {"f": "number"}) == {}
+
+
+@pytest.mark.parametrize("factor", [0.57, 0.62, 1.609, 2.1])
+def test_a_share_that_halves_or_doubles_is_the_world_and_percent_are_another_unit(factor: float) -> None:
+    random = np.random.default_rng(5)
+    late = pl.DataFrame({"late": random.beta(8, 32, ROWS)})
+    assert find_broken(late * factor, late, {"late": "number"}) == {}
+    assert list(find_broken(late * 100, late, {"late": "number"})) == ["late"]
