@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from ray_jobs.serve.application import Gate
 from ray_jobs.serve.batching import Ask, Batcher, Reply
@@ -17,7 +18,7 @@ class NoopEndpoint:
         self._batcher = Batcher(self._work, 64, 0.0, 200, 30.0)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return Gate(self, None, 1 << 20, 30.0, _nothing)
+        return Gate(self, None, 1 << 20, 30.0, Starlette())  # no pages, but Serve's lifespan has to be answered
 
     async def answer(self, ask: Ask) -> Reply:
         return await self._batcher.submit(ask)
@@ -28,7 +29,3 @@ class NoopEndpoint:
     def _work(self, batch: Sequence[Ask]) -> None:
         for ask in batch:
             ask.reply = ANSWER
-
-
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    raise NotImplementedError

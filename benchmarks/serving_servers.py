@@ -106,7 +106,7 @@ def ray_defaults(port: int, folder: Path) -> None:
         _stay()
 
 
-def _scorer(folder: Path) -> Any:
+def bare_scorer(folder: Path) -> Any:
     from safetensors.torch import load_file
 
     from perennial.rules.description import ModelDescription
@@ -116,7 +116,7 @@ def _scorer(folder: Path) -> Any:
     return Scorer(description, load_file(folder / "weights.safetensors"))
 
 
-def _frame(rows: list[dict[str, Any]]) -> Any:
+def frame_of(rows: list[dict[str, Any]]) -> Any:
     import polars as pl
 
     return pl.DataFrame(rows)
@@ -124,31 +124,9 @@ def _frame(rows: list[dict[str, Any]]) -> Any:
 
 def litserve(port: int, folder: Path) -> None:
     """LitServe with batching, one worker."""
-    import litserve as ls
+    from benchmarks.serving_litserve import run
 
-    class Api(ls.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
-            self.scorer = _scorer(folder)
-
-        def decode_request(self, request: dict[str, Any]) -> Any:
-            return request["rows"]
-
-        def batch(self, inputs: list[Any]) -> Any:
-            return [row for rows in inputs for row in rows]
-
-        def predict(self, rows: Any) -> Any:
-            return self.scorer.score(_frame(rows))
-
-        def unbatch(self, output: Any) -> Any:
-            return [[score] for score in output.tolist()]
-
-        def encode_response(self, output: Any) -> dict[str, Any]:
-            return {"scores": output}
-
-    api = Api(max_batch_size=64, batch_timeout=0.001)
-    ls.LitServer(api, accelerator="cpu").run(
-        port=port, host="127.0.0.1", generate_client_file=False, log_level="warning"
-    )
+    run(port, folder)
 
 
 def bentoml(port: int, folder: Path) -> None:
@@ -163,16 +141,16 @@ def bentoml(port: int, folder: Path) -> None:
 BENTO = """
 from pathlib import Path
 import bentoml
-from benchmarks.serving_servers import _frame, _scorer
+from benchmarks.serving_servers import bare_scorer, frame_of
 
 @bentoml.service(workers=1, logging={{"access": {{"enabled": False}}}})
 class Model:
     def __init__(self):
-        self.scorer = _scorer(Path("{folder}"))
+        self.scorer = bare_scorer(Path("{folder}"))
 
     @bentoml.api(batchable=True, max_batch_size=64, route="/predict")
     def predict(self, rows: list[dict]) -> list[float]:
-        return self.scorer.score(_frame(rows)).tolist()
+        return self.scorer.score(frame_of(rows)).tolist()
 """
 
 
@@ -196,11 +174,11 @@ MLFLOW = """
 from pathlib import Path
 import mlflow.pyfunc
 import polars as pl
-from benchmarks.serving_servers import _scorer
+from benchmarks.serving_servers import bare_scorer
 
 class Model(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
-        self.scorer = _scorer(Path("{folder}"))
+        self.scorer = bare_scorer(Path("{folder}"))
 
     def predict(self, context, model_input, params=None):
         return self.scorer.score(pl.from_pandas(model_input)).tolist()
