@@ -32,16 +32,20 @@ def exact_sums(values: Floats, positions: int, sum_whole: Callable[[Ints], Ints]
     total, left = np.zeros(positions), np.zeros(positions)
     rest, largest = values, float(np.abs(values).max(initial=0.0))
     power = math.frexp(largest)[1] - LIMB_BITS  # what the last bit of a limb counts
+    is_first = True
     while largest and power > -192:
         place = 2.0**power
         limbs = np.trunc(rest * (1 / place))
-        rest = rest - limbs * place
         sums = sum_whole(limbs.astype(np.int64))
+        rest = rest - limbs * place
+        largest, power = float(np.abs(rest).max(initial=0.0)), power - LIMB_BITS
         exact = len(sums) == 0 or max(int(sums.max()), -int(sums.min())) < 1 << 53
+        if exact and is_first and not largest:
+            return sums * place, left  # one limb holds them all: nothing is rounded
+        is_first = False
         for part in (sums,) if exact else (sums & ~_LOW, sums & _LOW):  # each is exact as a double
             total, error = add_exactly(total, part.astype(np.float64) * place)
             left += error
-        largest, power = float(np.abs(rest).max(initial=0.0)), power - LIMB_BITS
     return add_exactly(total, left)
 
 

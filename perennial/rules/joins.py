@@ -27,19 +27,11 @@ def join_known(
     `perennial.rules.join_state` gives the same for the few rows of a request.
     """
     usable, values = usable_rows(log, by, prefix, event_time)
-    joined = (
-        rows.with_row_index("_row")
-        .sort(MOMENT, maintain_order=True)
-        .join_asof(
-            usable,
-            left_on=MOMENT,
-            right_on="_usable_at",
-            by=list(by),
-            strategy="backward",
-            check_sortedness=False,
-        )
-        .sort("_row")
+    in_order = rows[MOMENT].is_sorted()  # then they need not be sorted there and back
+    joined = (rows if in_order else rows.with_row_index("_row").sort(MOMENT, maintain_order=True)).join_asof(
+        usable, left_on=MOMENT, right_on="_usable_at", by=list(by), strategy="backward", check_sortedness=False
     )
+    joined = joined if in_order else joined.sort("_row")
     if tolerance is not None:
         fresh = pl.col(MOMENT) - pl.col("_happened") <= tolerance
         joined = joined.with_columns(pl.when(fresh).then(pl.col(name)).alias(name) for name in values)

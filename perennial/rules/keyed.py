@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perennial.rules.exact import Ints
+
 Spans = dict[tuple[Any, ...], tuple[int, int]]
 """Where the rows of a key stand: [start, end)."""
 
@@ -24,3 +26,20 @@ def key_rows(rows: pl.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
     if not columns:
         return [()] * len(rows)
     return list(zip(*(rows[name].to_list() for name in columns), strict=True))
+
+
+def group_order(group: Ints, instants: Ints) -> Ints:
+    """(n,) what sorts by group and then by instant, equals in their order. Groups are 0 or more.
+
+    Logs stand mostly in the order of time, and what is left is a radix sort of the groups, 16 bits at a time: a third of
+    what `lexsort` costs.
+    """
+    if len(group) < 2:
+        return np.arange(len(group))
+    order = None if (instants[1:] >= instants[:-1]).all() else np.argsort(instants, kind="stable")
+    for shift in range(0, max(1, int(group.max()).bit_length()), 16):
+        digits = (group >> shift).astype(np.uint16)  # the lowest 16 bits
+        by_digit = np.argsort(digits if order is None else digits[order], kind="stable")
+        order = by_digit if order is None else order[by_digit]
+    assert order is not None
+    return order

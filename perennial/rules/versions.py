@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from perennial.rules.exact import Floats, Ints
 from perennial.rules.flatten import flatten
 from perennial.rules.joins import MOMENT
+from perennial.rules.keyed import group_order
 from perennial.spec.history import Calendar, History, Window
 from perennial.spec.sources import Source
 
@@ -117,21 +118,30 @@ class Versions:
         self, rows: pl.DataFrame, by: dict[str, str], features: Sequence[History], since: int | None, *, own: bool
     ) -> tuple[Ints, Ints, Found]:
         """See `Past`."""
-        recent = self._versions if since is None else self._versions.filter(pl.col("_happened") > since)
+        names = {"_happened", "_from", "_until", *by.values(), *(self._source.key if own else ())}
+        read = names.union(*(feature.expression.meta.root_names() for feature in features))
+        recent = self._versions.select(name for name in self._versions.columns if name in read)
+        if since is not None:
+            recent = recent.filter(pl.col("_happened") > since)
         if not by:
             asked, group = np.arange(len(rows)), np.zeros(len(rows), np.int64)
-            versions = recent.sort("_happened", maintain_order=True).with_columns(_group=pl.lit(0))
+            versions = recent.sort("_happened", maintain_order=True)
         else:
             keyed = rows.select(*by).with_row_index("_row").drop_nulls(list(by))
             groups = keyed.select(*by).unique().with_row_index("_group")
             keyed = keyed.join(groups, on=list(by), maintain_order="left")
             asked, group = keyed["_row"].to_numpy().astype(np.int64), keyed["_group"].to_numpy().astype(np.int64)
             versions = recent.join(groups.rename(by), on=list(by.values()), maintain_order="left")
-            versions = versions.sort("_group", "_happened", maintain_order=True)
-        return asked, group, arrays(versions, versions["_group"].to_numpy().astype(np.int64), features, self._source)
+            of_version = versions["_group"].to_numpy().astype(np.int64)
+            order = group_order(of_version, versions["_happened"].to_numpy())
+            versions = versions[order]
+            return asked, group, arrays(versions, of_version[order], features, self._source, own=own)
+        return asked, group, arrays(versions, np.zeros(len(versions), np.int64), features, self._source, own=own)
 
 
-def arrays(versions: pl.DataFrame, group: Ints, features: Sequence[History], source: Source) -> Found:
+def arrays(
+    versions: pl.DataFrame, group: Ints, features: Sequence[History], source: Source, *, own: bool = True
+) -> Found:
     """Sorted versions as arrays, with what the features aggregate."""
     expressions = {feature.told: feature.expression for feature in features}
     valued = versions.select(**{f"_{n}": e for n, e in enumerate([pl.col("_happened"), *expressions.values()])})
@@ -142,7 +152,7 @@ def arrays(versions: pl.DataFrame, group: Ints, features: Sequence[History], sou
         begins=versions["_from"].to_numpy(),
         until=versions["_until"].to_numpy(),
         terms={text: Terms.of(valued[f"_{n}"]) for n, text in enumerate(expressions, start=1)},
-        keys=versions.select(source.key),
+        keys=versions.select(source.key) if own else None,
         calendars={w: leaves(happened, w) for w in {f.window for f in features} if isinstance(w, Calendar)},
     )
 
@@ -167,8 +177,10 @@ def counting_versions(log: pl.DataFrame, source: Source) -> pl.DataFrame:
 def _corrected_at(ordered: pl.DataFrame, source: Source) -> pl.Series:
     """When the next version of each row became known; most rows have one version only, and are not looked at twice."""
     never = pl.Series("_until", [FOREVER], pl.Int64).new_from_index(0, len(ordered))
+    if source.same_key == "violation":
+        return never
     again = ordered.select(source.key).hash_rows().is_duplicated()
-    if source.same_key == "violation" or not again.any():
+    if not again.any():
         return never
     next_known = pl.col(MOMENT).dt.epoch("us").shift(-1).over(list(source.key)).fill_null(FOREVER)
     return never.scatter(again.arg_true(), ordered.filter(again).select(next_known).to_series())

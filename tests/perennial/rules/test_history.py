@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandera.polars as pa
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perennial.rules.history import add_history, history_types
+from perennial.rules.history import PIECE, add_history, history_types
+from perennial.rules.keyed import group_order
 from perennial.rules.versions import Versions
 from perennial.spec import Calendar, Files, History, UtcMicroseconds
 from perennial.spec.history import Aggregate, Window
@@ -172,3 +174,35 @@ def test_a_row_alone_gets_the_same_bits_as_among_others(
         assert alone.equals(together[number])
     order = [number for number in order if number < len(rows)]
     assert add_history(rows[order], past, features, ["sale"]).equals(together[order])
+
+
+def test_keys_that_are_taken_in_pieces_get_the_same_bits_as_alone() -> None:
+    rng = np.random.default_rng(11)
+    count = 2 * PIECE + 5_000
+    sale = rng.integers(0, count * 9 // 10, count)  # some are corrections
+    at = pl.Series(rng.permutation(count) * 1_000_000).cast(pl.Duration("us")) + START
+    late = pl.Series(rng.integers(0, 7_200_000_000, count)).cast(pl.Duration("us"))
+    log = pl.DataFrame(
+        {
+            "sale": sale,
+            "shop": pl.Series(sale % 50).cast(pl.String),
+            "sold_at": at,
+            "cents": rng.normal(size=count) * 2.0 ** rng.integers(-40, 60, count),
+            "colour": pl.Series(rng.choice(["red", "blue"], count)),
+            "_known_at": at + late,
+        }
+    ).sort("_known_at")
+    rows = log.select("sale", "shop", "_known_at")
+    features = features_over(HOUR * 3, ["shop"])
+    together = add_history(rows, Versions(log, SALES), features)
+    few = pl.col("shop").is_in(["0", "17", "31", "49"])
+    apart = add_history(rows.filter(few), Versions(log.filter(few), SALES), features)
+    assert together.filter(few).equals(apart)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2, 65_535, 65_536, 131_073]), st.integers(-3, 3)), max_size=40))
+def test_groups_are_ordered_as_a_stable_sort_by_group_and_instant_orders_them(pairs: list[tuple[int, int]]) -> None:
+    for some in (pairs, sorted(pairs, key=lambda pair: pair[1])):
+        group, instants = np.array(some, np.int64).reshape(-1, 2).T
+        assert group_order(group, instants).tolist() == np.lexsort((instants, group)).tolist()
