@@ -126,7 +126,8 @@ def _value_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Ite
         yield f"{told}: the last {dtype} is no input of a model: a number, a boolean or a text.", []
     if wrong_where:
         yield f"{told}: where must be true or false for a row.", ["where"]
-    if find_dependent(lambda rows: rows.with_columns(_v=feature.expression).select("_v"), columns):
+    is_plain = feature.where is None and (feature.value is None or isinstance(feature.value, str))
+    if not is_plain and find_dependent(lambda rows: rows.with_columns(_v=feature.expression).select("_v"), columns):
         message = f"{told} looks at other rows: its expression gives a row another value beside others. What looks at other rows "
         yield message + "is the aggregate and its window; the expression is of one row.", []
 

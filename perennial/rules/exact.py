@@ -41,7 +41,7 @@ def exact_sums(values: Floats, positions: int, sum_whole: Callable[[Ints], Ints]
         largest, power = float(np.abs(rest).max(initial=0.0)), power - LIMB_BITS
         exact = len(sums) == 0 or max(int(sums.max()), -int(sums.min())) < 1 << 53
         if exact and is_first and not largest:
-            return sums * place, left  # one limb holds them all: nothing is rounded
+            return sums.astype(np.float64) * place, left  # one limb holds them all: nothing is rounded
         is_first = False
         for part in (sums,) if exact else (sums & ~_LOW, sums & _LOW):  # each is exact as a double
             total, error = add_exactly(total, part.astype(np.float64) * place)
