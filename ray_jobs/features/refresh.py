@@ -87,8 +87,11 @@ def refresh_stretch(
     instants = pa.timestamp("us", "UTC")
     asked = pa.Table.from_pylist(work, pa.schema([("path", pa.string()), ("start", instants), ("end", instants)]))
     builder = RefreshBlock(inputs, pipeline.name, pipelines, key, ray.put(news))
-    blocks = ray.data.from_arrow([asked[n : n + 1] for n in range(len(asked))])
-    done = blocks.map_batches(builder, batch_format="pyarrow", batch_size=None, num_cpus=BUILD_CPUS).take_all()
+    if len(asked) == 1:  # a block of memory, and less CPU than it takes to start a worker: it is built right here
+        done = [row for part in builder(asked) for row in part.to_pylist()]
+    else:
+        blocks = ray.data.from_arrow([asked[n : n + 1] for n in range(len(asked))])
+        done = blocks.map_batches(builder, batch_format="pyarrow", batch_size=None, num_cpus=BUILD_CPUS).take_all()
     replaced = {d["path"] for d in done if d["path"]}
     return Part(
         old=[file for file in touched if file.file_path in replaced],
