@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Set
 from datetime import datetime
+from pathlib import Path
 
 from perennial.datadocs.frame import frame
 from perennial.datadocs.sections import table_head, table_section
@@ -76,7 +77,8 @@ def index_page(story: Story, environment: str, kept: Set[str]) -> str:
         f"</main><footer><p>Environment <b>{text(environment)}</b>. Every row is a row of <code>decisions</code>, kind "
         "<code>monitor</code>; a report that is past its time is deleted by <code>maintain</code>, its row is not.</p></footer>"
     )
-    return frame(f"{story.pipeline}: reports", "", body)
+    style = (Path(__file__).parent / "story.css").read_text()
+    return frame(f"{story.pipeline}: reports", "", body, more_style=style)
 
 
 def _row(window: Window, kept: Set[str]) -> str:
