@@ -84,7 +84,7 @@ test: setup ## Everything: packages the tests need, lint, types, tests
 	@.ci/packages --remind
 
 pytest: setup peers-clients # beside lint in `make test`: the tests wait more than they compute
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Peers that benchmarks stand beside, each group in an environment of its own: they move what the stack has pinned.
 peers-%: requirements/peers-%.txt # make peers-data: requirements/peers-data.txt into .venv-peers-data

@@ -10,14 +10,9 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.build_features import build_features
-from flows.promote import promote
-from flows.roll_out import roll_out
 from flows.settings import Settings
-from flows.train import train
 from tasks.decisions import claim_retrain, read_train_from, record_retrain
 from tasks.notices import tell_ended, tell_failed, tell_started
-from tasks.serving import RolledBack
 from tasks.story import show_story
 
 
@@ -33,6 +28,11 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
     if decision is None:
         return Completed(message="already claimed", data="already claimed")
     tell_started(decision)
+    # imported here: they take a second, for which neither the first line nor the claim has to wait
+    from flows.build_features import build_features
+    from flows.promote import promote
+    from flows.train import train
+
     try:
         build_features(pipeline, decision.as_of, settings)
         version = train(pipeline, decision.as_of, decision.reason, settings, read_train_from(decision))
@@ -50,6 +50,9 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
 
 def _roll_out(pipeline: str, version: int, as_of: datetime, settings: Settings) -> str:
     """`promote`, or `rolled_back` where the endpoint did not come to the version: an end, not a failure to try again."""
+    from flows.roll_out import roll_out
+    from tasks.serving import RolledBack
+
     try:
         roll_out(pipeline, version, as_of, settings)
     except RolledBack:

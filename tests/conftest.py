@@ -27,6 +27,28 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves replicas and trainings beside the other tests
 
+# Begun first, so that no core waits for the last of them; xdist would begin with the files of the most tests.
+LONG = (
+    "tests/test_loop.py",
+    "tests/flows/test_roll_out.py",
+    "tests/flows/test_train.py",
+    "tests/ray_jobs/train/test_faults.py",
+    "tests/ray_jobs/serve/test_chaos.py",
+    "tests/deployments/test_stack.py",
+    "tests/deployments/test_deploy.py",
+    "tests/flows/test_many_classes.py",
+    "tests/ray_jobs/train/test_train.py",
+    "tests/ray_jobs/serve/test_endpoint.py",
+    "tests/ray_jobs/backtest/test_run.py",
+    "tests/chaos/test_kill.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the others as they stand."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONG)))
+
 
 def free_port() -> int:
     """A port nobody listens on."""
