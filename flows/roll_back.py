@@ -9,6 +9,7 @@ from prefect import flow
 
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
+from tasks.card import redraw_cards
 from tasks.rollback import choose_former, record_return, return_to, return_to_former, tell_rolled_back
 from tasks.serving import RolledBack, roll_endpoint
 
@@ -44,4 +45,5 @@ def roll_back(
         raise RolledBack(pipeline, former.version, step.former, report.failure)
     if former.trial or not former.serves:
         tell_rolled_back(record_return(settings.lake, step, former, as_of, reason))
+        redraw_cards(settings.lake, pipeline, [former.version, step.former], settings.reports_base, return_state=True)
     return former.version

@@ -10,6 +10,7 @@ from prefect import flow
 
 from flows.clock import scheduled_start, utc
 from flows.settings import Settings
+from tasks.card import redraw_cards
 from tasks.rollback import record_withdrawal, return_to_former, tell_rolled_back, withdraw
 from tasks.rollout import show_rollout, try_step
 from tasks.rollout_plan import plan_rollout
@@ -42,6 +43,7 @@ def roll_out(pipeline: str, version: int, as_of: datetime | None = None, setting
         decision = record_withdrawal(settings.lake, settings.pipelines_dir, plan, as_of, failure)
         withdraw(*place, plan, as_of, decision.reason)
         tell_rolled_back(decision)
+        redraw_cards(settings.lake, pipeline, [version], settings.reports_base, return_state=True)
         raise RolledBack(pipeline, version, plan.champion, decision.reason)
 
     step = crown(settings.lake, pipeline, version, as_of, reason, plan.trial)
@@ -50,4 +52,5 @@ def roll_out(pipeline: str, version: int, as_of: datetime | None = None, setting
         tell_rolled_back(return_to_former(settings.lake, step, as_of, report.failure))
         raise RolledBack(pipeline, version, step.former, report.failure)
     record_rollout(settings.lake, step, as_of, report, plan.reason or ", ".join(result.step for result in results))
+    redraw_cards(settings.lake, pipeline, [version, step.former], settings.reports_base, return_state=True)
     return step.stage.generation

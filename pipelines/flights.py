@@ -30,19 +30,20 @@ from perennial.spec import (
 )
 
 NEW_YORK = ["EWR", "JFK", "LGA"]
+MILES = {"unit": "miles"}
 
 
 class Flight(pa.DataFrameModel):
     """Grain: one scheduled departure."""
 
-    carrier: str = pa.Field(str_matches=r"^[A-Z0-9]{2}$")
+    carrier: str = pa.Field(str_matches=r"^[A-Z0-9]{2}$", description="airline, by its IATA code")
     flight: int = pa.Field(gt=0, lt=10_000)
-    origin: str = pa.Field(isin=NEW_YORK)
-    dest: str = pa.Field(str_matches=r"^[A-Z]{3}$")
+    origin: str = pa.Field(isin=NEW_YORK, description="airport of departure")
+    dest: str = pa.Field(str_matches=r"^[A-Z]{3}$", description="airport of arrival")
     tailnum: str = pa.Field(nullable=True)
     scheduled_at: UtcMicroseconds
     scheduled_arrival: int = pa.Field(ge=0, le=2400)
-    distance_miles: int = pa.Field(gt=0, lt=6_000)
+    distance_miles: int = pa.Field(gt=0, lt=6_000, description="between the two airports", metadata=MILES)
 
 
 class Weather(pa.DataFrameModel):
@@ -50,12 +51,18 @@ class Weather(pa.DataFrameModel):
 
     origin: str = pa.Field(isin=NEW_YORK)
     observed_at: UtcMicroseconds
-    temperature_f: float = pa.Field(ge=-60, le=130, nullable=True)
-    humidity: float = pa.Field(ge=0, le=100, nullable=True)
-    wind_mph: float = pa.Field(ge=0, nullable=True)
-    precipitation_inches: float = pa.Field(ge=0, nullable=True)
-    pressure_mb: float = pa.Field(ge=850, le=1100, nullable=True)
-    visibility_miles: float = pa.Field(ge=0, nullable=True)
+    temperature_f: float = pa.Field(
+        ge=-60, le=130, nullable=True, description="of the air at departure's airport", metadata={"unit": "°F"}
+    )
+    humidity: float = pa.Field(ge=0, le=100, nullable=True, description="relative, there", metadata={"unit": "%"})
+    wind_mph: float = pa.Field(ge=0, nullable=True, description="wind speed there", metadata={"unit": "miles/h"})
+    precipitation_inches: float = pa.Field(
+        ge=0, nullable=True, description="fallen there in the hour", metadata={"unit": "inches"}
+    )
+    pressure_mb: float = pa.Field(
+        ge=850, le=1100, nullable=True, description="at sea level, there", metadata={"unit": "mbar"}
+    )
+    visibility_miles: float = pa.Field(ge=0, nullable=True, description="how far one sees there", metadata=MILES)
 
 
 class Plane(pa.DataFrameModel):
@@ -63,16 +70,16 @@ class Plane(pa.DataFrameModel):
 
     tailnum: str = pa.Field(str_matches=r"^N")
     built: int = pa.Field(ge=1900, le=2013, nullable=True)
-    manufacturer: str
-    seats: int = pa.Field(gt=0)
+    manufacturer: str = pa.Field(description="who built the aircraft")
+    seats: int = pa.Field(gt=0, description="of the aircraft")
 
 
 class Airport(pa.DataFrameModel):
     """Grain: one airport."""
 
     faa: str
-    latitude: float = pa.Field(ge=-90, le=90)
-    longitude: float = pa.Field(ge=-180, le=180)
+    latitude: float = pa.Field(ge=-90, le=90, description="of the airport of arrival", metadata={"unit": "°"})
+    longitude: float = pa.Field(ge=-180, le=180, description="of the airport of arrival", metadata={"unit": "°"})
     altitude_feet: float
 
 

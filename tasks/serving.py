@@ -142,8 +142,8 @@ def record_rollout(lake: Lake, step: Step, as_of: datetime, report: "RollReport"
         kind="rollout",
         version=stage.version,
         verdict="rolled_out",
-        reason=f"version {stage.version} answers on all {len(report.states)} replicas, after version {step.former}. "
-        f"Tried: {tried}",
+        reason=f"version {stage.version} answers on {len(report.states)} of {len(report.states)} replicas, after "
+        f"{'none' if step.former is None else f'version {step.former}'}. Tried: {tried}",
         evidence=json.dumps(
             {"former": step.former, "generation": stage.generation, "seconds": report.seconds, "tried": tried}
         ),

@@ -1,6 +1,7 @@
 """The loop once round, in this process, on real flights: what training, batch scoring and the endpoint see is one thing."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from flows.roll_out import roll_out
 from flows.score import score
 from flows.settings import ROOT, Settings
 from flows.train import train
+from perennial.datadocs.card import card_path
 from perennial.lakehouse.decisions import Decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import champion
@@ -148,6 +150,8 @@ def test_the_registry_says_what_serves_and_why(once_round: Round) -> None:
     assert serving.version == once_round.version
     decisions = read_decisions(once_round.lake, "flights").filter(version=once_round.version)
     assert dict(decisions.select("kind", "verdict").iter_rows()) == {"promotion": "promote", "rollout": "rolled_out"}
+    card = once_round.lake.files().cat_file(once_round.lake.uri(card_path("flights", once_round.version))).decode()
+    assert re.search(r"stage</bdi></dt><dd><bdi>champion", card)
 
 
 @pytest.mark.parametrize("name", ["raw_arrivals", "features"])  # each of more than 64 kB: tests/readers.py

@@ -73,9 +73,10 @@ def features_page(figures: FeatureFigures, environment: str, champion: Champion 
     """The page."""
     worth = {each.input: each for each in champion.importance} if champion else {}
     parts = [_summary(figures, champion), _table(figures, champion, worth), _importance(champion)]
-    parts += [
+    spreads = [
         _feature(figures, origin, spread) for origin, spread in zip(figures.origins, figures.spreads, strict=True)
     ]
+    parts.append(f'<div class="spreads">{"".join(spreads)}</div>')
     links = "".join(f'<a href="#{key}">{key.capitalize()}</a>' for key in ("inputs", "worth"))
     head = f"<header><h1>{text(figures.pipeline)} / features</h1><nav>{links}</nav></header>"
     foot = (
@@ -145,7 +146,10 @@ def _table(figures: FeatureFigures, champion: Champion | None, worth: dict[str, 
     head = table_head("input", "meaning", "unit", "from", "known until", "#null", "#loss when shuffled")
     note = f"{text(figures.source, 400)}; null shares from its files' own counts. Known until: when the newest row of the stalest source became known."
     return section(
-        "inputs", "Inputs", f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>", note
+        "inputs",
+        "Inputs",
+        f'<table class="origins"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
+        note,
     )
 
 

@@ -1,5 +1,6 @@
 """Where each of a model's inputs comes from, by what a pipeline declares: down to the columns of its sources. Pure."""
 
+import re
 from datetime import timedelta
 from typing import Literal
 
@@ -131,7 +132,7 @@ def _history(source: Source, feature: History) -> SourceColumn:
     read = [*feature.expression.meta.root_names(), *feature.columns.values(), str(source.event_time)]
     by = f" by {', '.join(feature.columns)}" if feature.columns else ""
     halves = f", halving every {span(feature.half_life)}" if feature.half_life else ""
-    value = "" if feature.value is None and feature.where is None else f" of {feature.told}"
+    value = "" if feature.value is None and feature.where is None else f" of {readable(feature.told)}"
     how = f"{feature.aggregate}{value}{by}, {window_words(feature)}{halves}"
     private = any(column in (*source.sensitive, *source.personal) for column in read)
     return SourceColumn(
@@ -144,6 +145,13 @@ def _history(source: Source, feature: History) -> SourceColumn:
         unit=feature.unit,
         private=private,
     )
+
+
+def readable(expression: str) -> str:
+    """A Polars expression as it prints itself, without the marks of its printing: `[delay > 15]`."""
+    plain = re.sub(r"\(dyn \w+: ([^()]*)\)", r"\1", expression)
+    plain = re.sub(r"\(col\(\"([^\"]*)\"\)\)", r"\1", plain)
+    return re.sub(r"\bcol\(\"([^\"]*)\"\)", r"\1", plain)
 
 
 def window_words(feature: History) -> str:

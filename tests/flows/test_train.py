@@ -23,7 +23,7 @@ from perennial.lakehouse.tags import release_tags
 from perennial.rules.scoring import golden_rows
 from tasks.serving import NotApproved, check_approval
 from tasks.training import NoFeatures
-from tests.ray_jobs.train.world import AS_OF, fill_features, rows, write_rides
+from tests.ray_jobs.train.world import AS_OF, START, fill_features, rows, write_rides
 
 
 @pytest.fixture
@@ -94,7 +94,11 @@ def test_a_version_is_made_again_bit_for_bit_or_what_differs_is_named(
 ) -> None:
     torch.set_num_threads(1)
     fill_features(lake)
-    train("rides", as_of=AS_OF, settings=settings)
+    since = START + timedelta(days=12)  # as a policy may ask: nothing older is learned from, nor by the copy
+    train("rides", as_of=AS_OF, settings=settings, train_from=since)
+    version = read_version(lake, "rides", 1)
+    assert since <= version.train_start
+    assert version.training_rows + version.validation_rows + version.holdout_rows < 3_000 * 19 / 30
     before = lake.files().find(lake.uri("artifacts/rides"))
     assert reproduce("rides", 1, settings=settings) == "reproduced"
     assert len(read_versions(lake, "rides")) == 1

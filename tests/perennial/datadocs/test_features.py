@@ -2,7 +2,10 @@
 
 import re
 
+import polars as pl
+
 from perennial.datadocs.features import feature_rows, features_page
+from perennial.rules.lineage import readable
 from tests.perennial.datadocs.card_world import HARM
 from tests.perennial.datadocs.features_world import figures, page
 
@@ -43,3 +46,11 @@ def test_text_of_anybody_is_shown_and_never_run() -> None:
     assert "<script>alert" not in page()
     assert "&lt;script&gt;alert(1)" in page()
     assert HARM not in page()
+
+
+def test_an_expression_is_told_without_the_marks_of_its_printing() -> None:
+    assert readable(str(pl.col("delay") > 15)) == "[delay > 15]"
+    told = readable(str(pl.col("place").is_in(["a"]) & (pl.col("delay") * 0.5 > pl.col("bound"))))
+    assert "col(" not in told
+    assert "dyn" not in told
+    assert told.count("(") == told.count(")")

@@ -1,6 +1,5 @@
 """Training as it runs: Ray Train and Ray Data on a real head, files on a real S3 server."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from ray_jobs.train.request import TrainedModel, TrainRequest
 from ray_jobs.train.train import train
 from ray_jobs.train.worker import share
 from tests.conftest import S3, empty_lake
-from tests.ray_jobs.train.world import AS_OF, INPUTS, LATE_LABELS, START, fill_features, write_rides
+from tests.ray_jobs.train.world import AS_OF, INPUTS, LATE_LABELS, fill_features, write_rides
 
 ROWS = 3_000
 
@@ -59,13 +58,6 @@ def test_the_holdout_is_newer_than_all_that_was_learned_from(trained: TrainedMod
     assert trained.holdout_rows == pytest.approx(ROWS * 5 / 30, rel=0.05)
 
 
-def test_nothing_older_is_learned_from_than_a_policy_lets(request_: TrainRequest, ray_head: str) -> None:
-    since = START + timedelta(days=12)
-    recent = train(request_.model_copy(update={"train_from": since, "training_key": "recent"}))
-    assert recent.windows.train_start >= since
-    assert recent.training_rows + recent.validation_rows + recent.holdout_rows < ROWS * 19 / 30
-
-
 def test_the_stored_model_scores_rows_with_gaps_and_unseen_values(
     request_: TrainRequest, trained: TrainedModel
 ) -> None:
@@ -80,12 +72,6 @@ def test_the_reference_sample_is_of_the_training_window(request_: TrainRequest, 
     assert sample.columns == ["started_at", *INPUTS, "late", "score"]
     assert sample["started_at"].to_list() == sorted(sample["started_at"])
     assert sample["started_at"][-1] < trained.windows.holdout_start
-
-
-def test_another_run_gives_the_same_weights_bit_for_bit(request_: TrainRequest, trained: TrainedModel) -> None:
-    again = train(request_.model_copy(update={"training_key": "second"}))
-    assert weights(request_, again) == weights(request_, trained)
-    assert again.row_hash == trained.row_hash
 
 
 def test_two_workers_train_one_model(request_: TrainRequest, trained: TrainedModel) -> None:
