@@ -13,6 +13,7 @@ from perennial.rules.flatten import flatten
 from perennial.rules.held import Held, join_words
 from perennial.rules.history import add_history, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
+from perennial.rules.tabular import FEW_ROWS
 from perennial.rules.versions import Versions
 from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
@@ -77,7 +78,7 @@ def compute_features(
     """
     entity = pipeline.entity_source
     typed = given_columns(pipeline, rows, tables, held, schema)
-    inputs = _inputs(pipeline, typed.lazy()).collect()
+    inputs = _collect(_inputs(pipeline, typed.lazy()), rows.height)
     # one type per kind, the widest: what Iceberg keeps comes back as it went, and 8 bits do not overflow in a later sum
     inputs = pl.DataFrame([_as(column, _widest(column.dtype)) for column in inputs.iter_columns()])
     if len(inputs) != len(rows):
@@ -85,6 +86,14 @@ def compute_features(
     kept = [*entity.key, *([entity.event_time] if entity.event_time else []), MOMENT]
     names = [name for name in dict.fromkeys(kept) if name not in inputs.columns]
     return pl.DataFrame([*(rows[name] for name in names), *inputs.iter_columns()])
+
+
+def _collect(query: pl.LazyFrame, rows: int) -> pl.DataFrame:
+    if rows > FEW_ROWS:
+        return query.collect()
+    return query.collect(
+        optimizations=pl.QueryOptFlags.none(), engine="in-memory"
+    )  # to plan well takes four times as long
 
 
 def given_columns(
@@ -159,11 +168,14 @@ def label_weights(pipeline: Pipeline) -> dict[str, pl.Expr]:
 
 def known_at(source: Source, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
     """The rows with `_known_at`: when each could have been known, as the source declares; else the run's `as_of`."""
+    instant = pl.Datetime("us", "UTC")
     if source.known is None:
-        moment = pl.lit(as_of).cast(pl.Datetime("us", "UTC"))
+        moment = pl.Series([as_of], dtype=instant).new_from_index(0, rows.height)
     else:
-        moment = (pl.col(source.known.column) + source.known.delay).cast(pl.Datetime("us", "UTC"))
-    return rows.with_columns(moment.alias(MOMENT))
+        known = rows[source.known.column]
+        moment = (known + source.known.delay if source.known.delay else known).cast(instant)
+    others = (column for column in rows.iter_columns() if column.name != MOMENT)
+    return pl.DataFrame([*others, moment.alias(MOMENT)])  # no query: a replica asks this for a few rows at a time
 
 
 def feature_code_hash(pipeline: Pipeline) -> str:

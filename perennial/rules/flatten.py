@@ -19,7 +19,7 @@ def flatten(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
         for name, json in wanted.items():
             if json.column == column:
                 made.append(pl.Series(name, [_value(json, document) for document in documents], json.type))
-    return rows.with_columns(made)
+    return rows.with_columns(made) if made else rows
 
 
 def _parse(text: Any) -> Any:

@@ -115,8 +115,10 @@ class Preprocessing(BaseModel, frozen=True):
     def _fill_numbers(self, rows: pl.DataFrame, numbers: NDArray[np.float32]) -> None:
         if not self.numbers:
             return
-        # One select, and the rest in numpy: each operation on a series has a price of its own, and a request has one row.
-        given = rows.select(pl.col(column.name).cast(pl.Float64) for column in self.numbers).to_numpy()
+        # No query, and nearly all in numpy: a request has one row, and a query costs more than what it does to that.
+        given = np.empty((rows.height, len(self.numbers)))
+        for position, column in enumerate(self.numbers):
+            given[:, position] = rows[column.name].cast(pl.Float64).to_numpy()
         known = np.isfinite(given)  # null arrives as NaN; infinity and NaN say as little as null does
         scaled = [position for position, column in enumerate(self.numbers) if column.scale > 0]
         if scaled:

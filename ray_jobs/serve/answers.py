@@ -1,6 +1,6 @@
 """From a question to its answer: the same features and the same scorer as training and batch scoring use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from perennial.rules.features import compute_features, input_names, known_at, ro
 from perennial.rules.history import history_types
 from perennial.rules.joins import joined_columns
 from perennial.rules.scoring import SCORE_COLUMNS
+from perennial.rules.tabular import FEW_ROWS
 from perennial.spec import AsOf, Join, Pipeline, Source
 from perennial.spec.load import source_columns
 from ray_jobs.serve.checks import RowChecks
@@ -95,13 +96,11 @@ class Answers:
         """
         brought = self._reader.brought(frozenset(rows.columns))
         try:
-            absent = [pl.lit(None, dtype).alias(n) for n, dtype in self._empty.schema.items() if n not in rows.columns]
-            rows = rows.with_columns(absent) if absent else rows
+            rows = rows.hstack(_nulls(rows, self._empty.schema))
             if self._pseudonyms:
                 rows = self._pseudonyms.replace(rows, self._personal)
             for source in brought & {*self._joined}:  # what of a join nothing reads need not be sent
-                unread = {name: dtype for name, dtype in self._joined[source].items() if name not in rows.columns}
-                rows = rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in unread.items())
+                rows = rows.hstack(_nulls(rows, self._joined[source]))
             rows = known_at(self._pipeline.entity_source, rows, as_of=now)
             held = {name: loaded.held for name, loaded in serving.tables.items()}
             return compute_features(self._pipeline, rows, {}, held, self._given)
@@ -176,7 +175,7 @@ class Answers:
             "request_id": pa.array(
                 [request.request_id for request in requests for _ in range(request.rows)], pa.string()
             ),
-            "row_index": pa.array(np.arange(rows) - np.repeat(np.cumsum(counts) - counts, counts), pa.int32()),
+            "row_index": pa.array(np.concatenate([np.arange(count) for count in counts]), pa.int32()),
             "version": pa.repeat(pa.scalar(serving.version.version, pa.int32()), rows),
             "role": pa.repeat(role, rows),
             "answered_at": pa.repeat(pa.scalar(answered_at, INSTANT), rows),
@@ -189,10 +188,8 @@ class Answers:
         else:
             given = serving.scorer.columns(scores)
             known |= {n: given[n].to_arrow().cast(self.log_schema.field(n).type) for n in self._score_columns}
-        # Arrow's own arrays, not Polars's: a few rows are logged a thousand times a second.
-        features = computed.to_arrow()
         columns = [
-            known[field.name] if field.name in known else features.column(field.name).cast(field.type, safe=False)
+            known[field.name] if field.name in known else _to_arrow(computed[field.name], field.type)
             for field in self.log_schema
         ]
         return pa.Table.from_arrays(columns, schema=self.log_schema)
@@ -210,6 +207,18 @@ class Answers:
                 f"are {self.inputs} here. It is not served. Train a new version, or check out its revision."
             )
         serving.scorer.score(self.compute(self._example, serving, datetime.now(UTC)))
+
+
+def _to_arrow(values: pl.Series, kind: pa.DataType) -> pa.Array:
+    if values.dtype == pl.String and values.len() <= FEW_ROWS:  # a few rows are logged a thousand times a second
+        return pa.array(values.to_list(), kind)
+    array = values.to_arrow()
+    return array if array.type == kind else array.cast(kind, safe=False)
+
+
+def _nulls(rows: pl.DataFrame, types: Mapping[str, pl.DataType]) -> list[pl.Series]:
+    """Columns of nulls for those that the rows lack."""
+    return [pl.Series(n, [None], t).new_from_index(0, rows.height) for n, t in types.items() if n not in rows.columns]
 
 
 def _row_schema(pipeline: Pipeline, inputs: list[str]) -> RowSchema:

@@ -12,7 +12,6 @@ from urllib.parse import parse_qs
 import numpy as np
 import orjson
 import polars as pl
-from numpy.typing import NDArray
 
 from perennial.spec import Serving as ServingOptions
 from ray_jobs.serve.answer_log import AnswerLog, LogFull
@@ -168,7 +167,7 @@ class Questions:
         first, replies = 0, []
         for question in part.questions:
             rows = slice(first, first + question.sent.height)
-            replies.append(self._write(question, scored, scored.scores[rows], part, part.computed[rows]))
+            replies.append(self._write(question, scored, part, rows))
             first = rows.stop
         self._log_answers(part, scored, traffic, latencies, now)
         lines = []
@@ -205,9 +204,8 @@ class Questions:
         rows = self._answers.all_to_log(only.computed, None, failure.serving, [asked], now, failure.role, failure.error)
         self._log.append(rows)
 
-    def _write(
-        self, question: _Question, scored: Scored, scores: NDArray[np.float64], part: _Part, own: pl.DataFrame
-    ) -> Reply:
+    def _write(self, question: _Question, scored: Scored, part: _Part, rows: slice) -> Reply:
+        scores = scored.scores[rows]
         version = scored.serving.version.version
         told = [(b"x-model-version", str(version).encode())]
         if part.stale:
@@ -235,7 +233,7 @@ class Questions:
         if classes := scored.serving.scorer.description.classes:
             answer |= {"classes": list(classes), "predicted": [classes[n] for n in scores.argmax(axis=1)]}
         if _wants_features(question.ask.options.get("query", "")):
-            answer["features"] = own.select(list(self._answers.inputs)).to_dicts()
+            answer["features"] = part.computed[rows].select(list(self._answers.inputs)).to_dicts()
         body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
         return Reply(200, body, ((b"content-type", b"application/json"), *told))
 
