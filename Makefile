@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-features-build bench-features-online bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-features-build bench-features-memory bench-features-online bench-history bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -95,11 +95,17 @@ peers-%: requirements/peers-%.txt # make peers-data: requirements/peers-data.txt
 bench-validation: setup peers-data ## Twelve rules: a contract, one select by hand, Great Expectations
 	@$(BIN)/python -m benchmarks.validation
 
-bench-features: setup ## History features and as-of joins beside a Polars script by hand (ROWS=10000000)
-	@$(BIN)/python -m benchmarks.features $(ROWS)
+bench-features: setup peers-data ## History features and as-of joins beside a Polars script and PySpark (ROWS=10000000 ROUNDS=1)
+	@$(BIN)/python -m benchmarks.features $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-features-build: setup ## A build of one percent new rows beside the full one, on Ray, Iceberg and S3 (ROWS=1000000)
 	@$(BIN)/python -m benchmarks.features_build $(if $(ROWS),--rows $(ROWS))
+
+bench-features-memory: setup ## Memory of a build's processes as its history grows (ROWS="10000000 50000000")
+	@$(BIN)/python -m benchmarks.features_memory $(if $(ROWS),--rows $(ROWS))
+
+bench-history: setup ## What history features are worth on flights, by month (MONTHS="4 9 12" SEEDS="0 1")
+	@$(BIN)/python -m benchmarks.history_gain $(if $(MONTHS),--months $(MONTHS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 bench-features-online: setup ## What ten features add to a request, from a replica's memory (KEYS=100000)
 	@$(BIN)/python -m benchmarks.features_online $(KEYS)

@@ -1,27 +1,35 @@
-"""History features and as-of joins, offline: the rules a build uses beside a Polars script written by hand for this case.
+"""History features and as-of joins, offline: the rules a build uses beside a Polars script by hand, and beside PySpark.
 
-Events of keys, eight history features over three windows, two as-of joins with tolerance. Both work in memory on the same
-frame; a round counts only if the outputs are equal. Run it with `make bench-features` (ROWS=10000000 for the full size).
+Events of keys, eight history features over three windows, two as-of joins with tolerance. All work in memory on the same
+frame; a round counts only if the outputs are equal. PySpark runs in a JVM of its own (`benchmarks.features_spark`), whose
+first job is the one that is checked and warms it up. Run it with `make bench-features` (ROWS=10000000 for the full size).
 """
 
-import resource
+import argparse
+import gc
+import os
 import statistics
-import sys
+import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandera.polars as pa
 import polars as pl
 
+from benchmarks.ingest.tree import idle_share, measured, stop_tree
 from perennial.rules.history import add_history
 from perennial.rules.joins import join_known
 from perennial.rules.versions import Versions
 from perennial.spec import Files, History, UtcMicroseconds
 
-ROUNDS = 3
-DAYS = 90
+DAYS = 45
+PYTHON = Path(".venv-peers-data/bin/python")
 HOUR, DAY, WEEK = timedelta(hours=1), timedelta(days=1), timedelta(days=7)
 
 
@@ -52,9 +60,9 @@ def payments(rows: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     rng = np.random.default_rng(7)
     instants = pl.Datetime("us", "UTC")
     span = DAYS * 86_400_000_000
-    at = np.sort(
-        rng.choice(span, rows, replace=False) if rows < 100_000 else np.unique(rng.integers(0, span, rows * 2))[:rows]
-    )
+    at = np.unique(rng.integers(0, span * 2, rows * 2))[
+        :rows
+    ]  # twice as many in twice the time, of which half are taken
     account = rng.integers(0, max(1, rows // 100), len(at))
     frame = pl.DataFrame(
         {"payment": np.arange(len(at)), "account": account, "at": at, "cents": rng.integers(1, 10_000, len(at)) / 4}
@@ -102,26 +110,84 @@ def compare(one: pl.DataFrame, other: pl.DataFrame) -> None:
         assert worst is None or float(worst) < 1e-6, (name, worst)  # type: ignore[arg-type]
 
 
-def main(rows: int) -> None:
-    """Measure, check that the outputs are equal, and print a table."""
-    frame, checks = payments(rows)
+def in_memory(frame: pl.DataFrame, checks: pl.DataFrame, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of the two that work in this process, in turn; both must make the same."""
     cpu: dict[str, list[float]] = {"a Polars script by hand": [], "Perennial's rules": []}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         outputs = []
         for name, run in (("a Polars script by hand", by_hand), ("Perennial's rules", ours)):
+            gc.collect()
             began = time.process_time()
             outputs.append(run(frame, checks))
             cpu[name].append(time.process_time() - began)
         compare(outputs[1], outputs[0])
         del outputs
-    hand = statistics.median(cpu["a Polars script by hand"])
-    print(f"{rows:,} events, {rows // 100:,} keys, {len(FEATURES)} history features, 2 as-of joins; {ROUNDS} rounds")
-    print("| | CPU s, median | CPU s, least | against by hand |\n| --- | ---: | ---: | ---: |")
+    return cpu
+
+
+def in_spark(frame: pl.DataFrame, checks: pl.DataFrame, rounds: int) -> list[float]:
+    """CPU seconds of the JVM and its Python for a job, after a first one, whose result must be ours."""
+    with tempfile.TemporaryDirectory(prefix="features-") as name:
+        folder = Path(name)
+        for called, part in (("payments", frame), ("checks", checks)):
+            part.drop("_known_at").with_columns(pl.col("at").dt.epoch("us")).write_parquet(folder / f"{called}.parquet")
+        seconds = []
+        with _spark(folder) as process:
+            _ask(process, str(folder / "made"))
+            compare(pl.read_parquet(folder / "made/*.parquet"), ours(frame, checks))
+            idle = idle_share(process.pid)
+            for _ in range(rounds):
+                with measured(process.pid, idle) as used:
+                    _ask(process, "nowhere")
+                seconds.append(used.cpu)
+    return seconds
+
+
+@contextmanager
+def _spark(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    script = Path(__file__).with_name("features_spark.py")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [PYTHON.absolute(), script, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        try:
+            yield process
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}:\n{(folder / 'log').read_text()[-3000:]}") from error
+        finally:
+            stop_tree(process.pid)
+            process.wait()
+
+
+def _ask(process: "subprocess.Popen[str]", place: str) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{place}\n")
+    process.stdin.flush()
+    if process.stdout.readline() != "done\n":
+        raise RuntimeError("PySpark did not do its job")
+
+
+def main() -> None:
+    """Measure, check that the outputs are equal, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=int, nargs="?", default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    frame, checks = payments(asked.rows)
+    cpu = in_memory(frame, checks, asked.rounds)
+    cpu["PySpark local[2], warm"] = in_spark(frame, checks, asked.rounds)
+    median = {name: statistics.median(seconds) for name, seconds in cpu.items()}
+    hand, our = median["a Polars script by hand"], median["Perennial's rules"]
+    print(
+        f"{asked.rows:,} events, {asked.rows // 100:,} keys, {len(FEATURES)} history features, 2 as-of joins; "
+        f"{asked.rounds} rounds on {len(os.sched_getaffinity(0))} cores; equal outputs"
+    )
+    print("| | CPU s, median | CPU s, least | by hand = 1 | ours = 1 |\n| --- | ---: | ---: | ---: | ---: |")
     for name, seconds in cpu.items():
-        median = statistics.median(seconds)
-        print(f"| {name} | {median:.2f} | {min(seconds):.2f} | {median / hand:.2f} |")
-    print(f"peak memory of both: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+        least = min(seconds)
+        print(f"| {name} | {median[name]:.2f} | {least:.2f} | {median[name] / hand:.2f} | {median[name] / our:.2f} |")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    main()

@@ -15,13 +15,14 @@ from pyiceberg.types import TimestamptzType
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.staging import stage_files
-from perennial.lakehouse.stretch import Stretch, bounds, read_around, read_stretch, read_versions
+from perennial.lakehouse.stretch import Stretch, bounds, reach_back, read_around, read_stretch, read_versions
 from perennial.lakehouse.tables import load_at, write_files
 from perennial.rules.features import compute_features, label_value, label_weights
 from perennial.rules.joins import MOMENT
 from perennial.spec.pipeline import Pipeline
 
 BLOCK_ROWS = 100_000
+REACHED_SHARE = 0.5  # of the rows reached back to: a block reads three rows for one that it builds, at most
 LABEL_KNOWN_AT = "_label_known_at"
 _POINTS = 20  # per block, by which the rows of a file are taken to lie evenly in its stretch of time
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
@@ -89,10 +90,14 @@ def write_block(inputs: Inputs, table: Table, rows: pl.DataFrame, key: str) -> s
 
 
 def plan_blocks(inputs: Inputs, pipeline: Pipeline, stretch: Stretch, block_rows: int) -> list[Stretch]:
-    """The stretch in parts of about so many entity rows, by what the files say of their event times."""
+    """The stretch in parts of about so many entity rows, by what the files say of their event times.
+
+    A block has also half as many rows as its features reach back to: else the week before would be read for every hour.
+    """
     entity = pipeline.entity_source
     if not inputs.snapshots[entity.name]:
         return []
+    block_rows = max(block_rows, round(_rows_reached(inputs, pipeline) * REACHED_SHARE))
     table = load_at(inputs.lake, raw_table(inputs.lake, pipeline.name, entity.name), inputs.snapshots[entity.name])
     tasks = table.scan(
         row_filter=stretch.filter(str(entity.event_time)), snapshot_id=inputs.snapshots[entity.name]
@@ -103,6 +108,24 @@ def plan_blocks(inputs: Inputs, pipeline: Pipeline, stretch: Stretch, block_rows
         count = max(1, round(task.file.record_count / block_rows * _POINTS))
         points.append(np.linspace(least, most, count).astype(np.int64))
     return cut_at(np.concatenate(points), stretch, _POINTS)
+
+
+def _rows_reached(inputs: Inputs, pipeline: Pipeline) -> float:
+    """How many rows of the past the features of a moment reach back to, in a source's average stretch of time.
+
+    Sources of which all the past counts are not among them: larger blocks would not spare reading them.
+    """
+    reached = 0.0
+    for name in pipeline.looked_up:
+        reach, snapshot_id = reach_back(pipeline, name), inputs.snapshots[name]
+        if reach is None or not snapshot_id:
+            continue
+        table = load_at(inputs.lake, raw_table(inputs.lake, pipeline.name, name), snapshot_id)
+        files = [task.file for task in table.scan(snapshot_id=snapshot_id).plan_files()]
+        times = [times_of(table, file, str(pipeline.source(name).event_time)) for file in files]
+        span = max(most for _, most in times) - min(least for least, _ in times)
+        reached += sum(file.record_count for file in files) * min(1.0, reach / _MICROSECOND / max(1, span))
+    return reached
 
 
 def cut_at(points: Any, stretch: Stretch, each: int) -> list[Stretch]:
