@@ -10,6 +10,7 @@ import gc
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -110,23 +111,24 @@ def compare(one: pl.DataFrame, other: pl.DataFrame) -> None:
         assert worst is None or float(worst) < 1e-6, (name, worst)  # type: ignore[arg-type]
 
 
-def in_memory(frame: pl.DataFrame, checks: pl.DataFrame, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of the two that work in this process, in turn; both must make the same."""
+def in_memory(frame: pl.DataFrame, checks: pl.DataFrame, rounds: int) -> tuple[dict[str, list[float]], pl.DataFrame]:
+    """CPU seconds of the two that work in this process, in turn, and what ours makes; both must make the same."""
     cpu: dict[str, list[float]] = {"a Polars script by hand": [], "Perennial's rules": []}
+    outputs: list[pl.DataFrame] = []
     for _ in range(rounds):
-        outputs = []
+        outputs.clear()
         for name, run in (("a Polars script by hand", by_hand), ("Perennial's rules", ours)):
             gc.collect()
             began = time.process_time()
             outputs.append(run(frame, checks))
             cpu[name].append(time.process_time() - began)
+            _say(name, cpu[name][-1])
         compare(outputs[1], outputs[0])
-        del outputs
-    return cpu
+    return cpu, outputs[1]
 
 
-def in_spark(frame: pl.DataFrame, checks: pl.DataFrame, rounds: int) -> list[float]:
-    """CPU seconds of the JVM and its Python for a job, after a first one, whose result must be ours."""
+def in_spark(frame: pl.DataFrame, checks: pl.DataFrame, expected: pl.DataFrame, rounds: int) -> list[float]:
+    """CPU seconds of the JVM and its Python for a job, after a first one, which must make what is expected."""
     with tempfile.TemporaryDirectory(prefix="features-") as name:
         folder = Path(name)
         for called, part in (("payments", frame), ("checks", checks)):
@@ -134,12 +136,13 @@ def in_spark(frame: pl.DataFrame, checks: pl.DataFrame, rounds: int) -> list[flo
         seconds = []
         with _spark(folder) as process:
             _ask(process, str(folder / "made"))
-            compare(pl.read_parquet(folder / "made/*.parquet"), ours(frame, checks))
+            compare(pl.read_parquet(folder / "made/*.parquet"), expected)
             idle = idle_share(process.pid)
             for _ in range(rounds):
                 with measured(process.pid, idle) as used:
                     _ask(process, "nowhere")
                 seconds.append(used.cpu)
+                _say("PySpark", used.cpu)
     return seconds
 
 
@@ -168,6 +171,10 @@ def _ask(process: "subprocess.Popen[str]", place: str) -> None:
         raise RuntimeError("PySpark did not do its job")
 
 
+def _say(name: str, seconds: float) -> None:
+    print(f"  {name}: {seconds:.2f} CPU s", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure, check that the outputs are equal, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -175,8 +182,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     frame, checks = payments(asked.rows)
-    cpu = in_memory(frame, checks, asked.rounds)
-    cpu["PySpark local[2], warm"] = in_spark(frame, checks, asked.rounds)
+    cpu, made = in_memory(frame, checks, asked.rounds)
+    cpu["PySpark local[2], warm"] = in_spark(frame, checks, made, asked.rounds)
     median = {name: statistics.median(seconds) for name, seconds in cpu.items()}
     hand, our = median["a Polars script by hand"], median["Perennial's rules"]
     print(
