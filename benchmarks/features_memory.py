@@ -1,6 +1,6 @@
 """Memory of a build of features as its history grows: every process of it, by `build_features`' own job on Ray, Iceberg and S3.
 
-Payments come at one rate, so that more of them are a longer history, and land day by day; another process lands them, so that
+Payments come at one rate, so that more of them are a longer history, and land every five days; another process lands them, so that
 this one is only the build's. Memory is what a process has for itself (resident less shared): Ray's object store, which has a
 size of its own, is not in it. Run it with `make bench-features-memory` (ROWS="10000000 50000000").
 """
@@ -27,6 +27,7 @@ from ray_jobs.features.build import BuildRequest, BuiltFeatures, build
 
 DAY = timedelta(days=1)
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+BATCH_DAYS = 5
 SECONDS = 0.1  # between two looks at memory
 
 
@@ -55,9 +56,9 @@ def payments_of(day: int, rows: int, keys: int) -> pl.DataFrame:
 
 
 def land_days(lake: Lake, days: int, rows: int, keys: int) -> None:
-    """Each day's payments, and a check and a rating for every tenth, as an ingest a day leaves them."""
-    for day in range(days):
-        frame = payments_of(day, rows, keys)
+    """The payments, and a check and a rating for every tenth, as an ingest every few days leaves them."""
+    for day in range(0, days, BATCH_DAYS):
+        frame = pl.concat([payments_of(each, rows, keys) for each in range(day, min(day + BATCH_DAYS, days))])
         at = pl.col("at") + timedelta(microseconds=1)
         checks = frame.gather_every(10).select("account", at=at, score=pl.col("cents") * 2, _known_at=at)
         for source, part in (("payments", frame), ("checks", checks), ("ratings", checks)):
