@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Needs make and Python 3.11, nothing else.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-features-build bench-features-memory bench-features-online bench-history bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
+.PHONY: help setup lock up down status deploy land run demo test pytest bench-validation bench-ingest bench-commits bench-features bench-features-build bench-features-memory bench-features-online bench-history bench-sketch bench-streams bench-event chaos-watch chaos-ingest chaos-serving bench-score bench-rollouts lint clean bench-models bench-learning bench-training token tokens token-revoke bench-serving soak-serving fuzz-serving bench-gpu chaos-train
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -139,11 +139,14 @@ soak-serving: setup ## Ten minutes at half load: memory flat, every answered row
 fuzz-serving: setup peers-clients ## Ten thousand made-up requests of each kind: no 5xx, memory flat
 	@PERENNIAL_FUZZ=long $(BIN)/python -m pytest tests/ray_jobs/serve/test_fuzz.py
 
-bench-models: setup peers-models ## The default model beside LightGBM and scikit-learn (MONTHS="4 9 12" SEEDS="0 1 2 3 4")
-	@$(BIN)/python -m benchmarks.models $(if $(MONTHS),--months $(MONTHS)) $(if $(SEEDS),--seeds $(SEEDS))
+bench-models: setup peers-models ## The default model beside LightGBM and scikit-learn (MONTHS="4 9 12" SEEDS="0 1 2 3 4" FOLDER=where scores are kept)
+	@$(BIN)/python -m benchmarks.models $(if $(MONTHS),--months $(MONTHS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FOLDER),--folder $(FOLDER))
 
-bench-training: setup ## What Ray Train costs over the same loop without it, and what the loader feeds
-	@$(BIN)/python -m benchmarks.training
+bench-learning: setup peers-learning ## Seconds to a fixed ROC AUC, beside Spark MLlib and Dask-ML (WHO="ours spark")
+	@$(BIN)/python -m benchmarks.learning $(if $(WHO),--who $(WHO))
+
+bench-training: setup ## What Ray Train costs over the same loop without it, and what the loader feeds (ARGS="--parts steps")
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 bench-gpu: setup ## Rows a second through a 3x512 network on a GPU, from Iceberg files in the page cache
 	@$(BIN)/python -m benchmarks.gpu

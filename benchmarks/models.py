@@ -8,7 +8,7 @@ import json
 import subprocess
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,16 @@ def main() -> None:
     asked = _arguments()
     torch.set_num_threads(asked.threads)
     table, inputs = flights_table().sort("scheduled_at"), dict(input_names(load_pipeline(PIPELINE)))
-    with tempfile.TemporaryDirectory(prefix="models-") as folder:
+    with tempfile.TemporaryDirectory(prefix="models-") as passing:
+        folder = asked.folder or Path(passing)
         for task in asked.tasks:
             label, metric = TASKS[task]
             months = {}
             for month in asked.months:
                 parts = table.filter(pl.col("month") < month), table.filter(pl.col("month") == month)
-                months[month] = _month(Path(folder) / f"{task}-{month:02}", task, label, *parts, inputs, asked)
+                kept = folder / f"{task}-{month:02}"
+                found = Month(kept, task, label, *parts, inputs, asked.seeds, asked.threads).scores()
+                months[month] = parts[1][label].cast(pl.Float64).to_numpy(), found
                 _print_month(metric, month, *months[month])
             _print_total(metric, months)
 
@@ -51,42 +54,60 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--folder", type=Path, help="keeps scores: what lies there from an earlier run is not made again"
+    )
     return parser.parse_args()
 
 
-def _month(
-    folder: Path,
-    task: Any,
-    label: str,
-    train: pl.DataFrame,
-    test: pl.DataFrame,
-    inputs: dict[str, Any],
-    asked: argparse.Namespace,
-) -> tuple[NDArray[Any], Scores]:
-    truth = test[label].cast(pl.Float64).to_numpy()
-    scores: Scores = {"perennial": []}
-    started, used = time.perf_counter(), time.process_time()
-    for seed in asked.seeds:
-        model = replace(TabularModel(task), seed=seed)
-        scores["perennial"].append(learn(model, train, inputs, label).score(test))
-    each = len(asked.seeds)
-    print(
-        f"{task} {train.height:,} rows: {(time.perf_counter() - started) / each:.0f} s, "
-        f"{(time.process_time() - used) / each:.0f} CPU-s a model",
-        flush=True,
-    )
-    folder.mkdir(parents=True)
-    for name, part in (("train", train), ("test", test)):
-        _encoded(part, train, inputs, label).write_parquet(folder / f"{name}.parquet")
-    told = {"task": task, "label": label, "inputs": inputs, "seeds": asked.seeds, "threads": asked.threads}
-    (folder / "task.json").write_text(json.dumps(told))
-    # One OpenMP thread per core asked for: scikit-learn has no other setting, and spinning threads starve their neighbours.
-    environment = {"OMP_NUM_THREADS": str(asked.threads), "OMP_WAIT_POLICY": "PASSIVE", "PATH": "/usr/bin:/bin"}
-    subprocess.run([PYTHON.absolute(), "benchmarks/models_peers.py", str(folder)], check=True, env=environment)
-    for peer in PEERS:
-        found = pl.read_parquet(folder / f"{peer}.parquet")
-        scores[peer] = [found[str(seed)].to_numpy() for seed in asked.seeds]
-    return truth, scores
+@dataclass(frozen=True)
+class Month:
+    """One month to score, all months before it to train on, and the folder that keeps what came of it."""
+
+    folder: Path
+    task: Any
+    label: str
+    train: pl.DataFrame
+    test: pl.DataFrame
+    inputs: dict[str, Any]
+    seeds: list[int]
+    threads: int
+
+    def scores(self) -> Scores:
+        """Every model's scores by seed; only those that the folder has none of are made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._train_ours()
+        if any(set(map(str, self.seeds)) - self._kept(peer).keys() for peer in PEERS):
+            self._train_peers()
+        return {name: [self._kept(name)[str(seed)] for seed in self.seeds] for name in ("perennial", *PEERS)}
+
+    def _kept(self, name: str) -> dict[str, NDArray[Any]]:
+        path = self.folder / f"{name}.parquet"
+        return (
+            {seed: found.to_numpy() for seed, found in pl.read_parquet(path).to_dict().items()} if path.exists() else {}
+        )
+
+    def _train_ours(self) -> None:
+        kept = self._kept("perennial")
+        for seed in self.seeds:
+            if str(seed) in kept:
+                continue
+            started, used = time.perf_counter(), time.process_time()
+            model = replace(TabularModel(self.task), seed=seed)
+            kept[str(seed)] = learn(model, self.train, self.inputs, self.label).score(self.test)
+            wall, cpu = time.perf_counter() - started, time.process_time() - used
+            print(f"{self.task} {self.train.height:,} rows, seed {seed}: {wall:.0f} s, {cpu:.0f} CPU-s", flush=True)
+            pl.DataFrame(kept).write_parquet(self.folder / "perennial.parquet")
+
+    def _train_peers(self) -> None:
+        for name, part in (("train", self.train), ("test", self.test)):
+            _encoded(part, self.train, self.inputs, self.label).write_parquet(self.folder / f"{name}.parquet")
+        told = {name: getattr(self, name) for name in ("task", "label", "inputs", "seeds", "threads")}
+        (self.folder / "task.json").write_text(json.dumps(told))
+        # One OpenMP thread per core asked for: scikit-learn has no other setting, and spinning threads starve their neighbours.
+        environment = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE", "PATH": "/usr/bin:/bin"}
+        command = [str(PYTHON.absolute()), "benchmarks/models_peers.py", str(self.folder)]
+        subprocess.run(command, check=True, env=environment)
 
 
 def _encoded(rows: pl.DataFrame, train: pl.DataFrame, inputs: dict[str, Any], label: str) -> pl.DataFrame:

@@ -1,10 +1,11 @@
 """What Ray Train costs over the same loop without it, and what the loader feeds beside pre-sliced tensors and a DataLoader.
 
-Synthetic rows in the shape of flights. Rounds are interleaved; the figures are medians of CPU-seconds of the process that
-trains, and of rows a second. A figure counts only if the weights, or the sums of what was fed, are equal.
+Synthetic rows in the shape of flights. The figures are medians of CPU-seconds of the process that trains, both trainings at
+once, and of rows a second, by turns. A figure counts only if the weights, or the sums of what was fed, are equal.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from perennial.spec import TabularModel
 from ray_jobs.train.fit import EpochReport, FitOptions, FitState, fit, shuffled
 from ray_jobs.train.objective import Batch, row_losses
 
+CONTENDERS = ("torch", "ray")
 INPUTS: dict[str, InputKind] = {**{f"n{i}": "number" for i in range(12)}, **{f"c{i}": "category" for i in range(5)}}
 
 
@@ -44,12 +46,12 @@ def prepared(rows: int) -> tuple[ModelDescription, Batch]:
     matrices = description.preprocessing.apply(table)
     target = (table["n0"] + table["n1"] * table["n2"] > 0).cast(pl.Float32).to_numpy()
     return description, Batch(
-        torch.from_numpy(matrices.numbers), torch.from_numpy(matrices.categories), torch.from_numpy(target)
+        torch.from_numpy(matrices.numbers), torch.from_numpy(matrices.categories), torch.from_numpy(target.copy())
     )
 
 
-def timed(rows: int, epochs: int, after_epoch: Any = lambda state, report: None) -> tuple[float, bytes]:
-    """CPU-seconds of a training, and the weights it ended in."""
+def timed(rows: int, epochs: int, folder: Path, name: str, after_epoch: Any = lambda state, report: None) -> None:
+    """Train once the other one is ready, too; leave the CPU-seconds and the weights in the folder, under the name."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     description, whole = prepared(rows)
@@ -57,13 +59,20 @@ def timed(rows: int, epochs: int, after_epoch: Any = lambda state, report: None)
     options = FitOptions.of(TabularModel("binary"), cut).model_copy(update={"epochs": epochs})
     torch.manual_seed(options.seed)
     net = build_network(description)
-    started = time.process_time()
+    (folder / f"{name}.ready").touch()
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("*.ready"))) < len(CONTENDERS):
+        assert time.monotonic() < deadline, "the other one did not start within five minutes"
+        time.sleep(0.02)
+    whole_process, own_thread = time.process_time(), time.thread_time()
     state = fit(net, whole.at(slice(0, cut)), whole.at(slice(cut, rows)), options, after_epoch=after_epoch)
-    return time.process_time() - started, dump_tensors(state.kept_weights)
+    used = {"process": time.process_time() - whole_process, "thread": time.thread_time() - own_thread}
+    (folder / f"{name}.json").write_text(json.dumps(used))
+    (folder / f"{name}.weights").write_bytes(dump_tensors(state.kept_weights))
 
 
-def on_ray(rows: int, epochs: int, folder: Path) -> tuple[float, bytes]:
-    """The same in a Ray Train worker, which reports every epoch."""
+def on_ray(rows: int, epochs: int, folder: Path) -> None:
+    """In a Ray Train worker, which reports every epoch."""
     from ray.train.v2.api.config import RunConfig, ScalingConfig
     from ray.train.v2.torch.torch_trainer import TorchTrainer
 
@@ -73,40 +82,38 @@ def on_ray(rows: int, epochs: int, folder: Path) -> tuple[float, bytes]:
         def tell(state: FitState, report: EpochReport) -> None:
             ray.train.report({"epoch": state.epoch, "loss": report.validation_loss})
 
-        seconds, weights = timed(rows, epochs, tell)
-        (folder / "seconds").write_text(str(seconds))
-        (folder / "weights").write_bytes(weights)
+        timed(rows, epochs, folder, "ray", tell)
 
     TorchTrainer(
         work, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(storage_path=str(folder / "runs"))
     ).fit()
-    return float((folder / "seconds").read_text()), (folder / "weights").read_bytes()
-
-
-def plain(rows: int, epochs: int, folder: Path) -> tuple[float, bytes]:
-    """The same in a process of its own without Ray."""
-    command = [sys.executable, "-m", "benchmarks.training", "--plain", str(folder), "--rows", str(rows)]
-    subprocess.run([*command, "--epochs", str(epochs)], check=True)
-    return float((folder / "seconds").read_text()), (folder / "weights").read_bytes()
 
 
 def compare_steps(rows: int, epochs: int, rounds: int) -> None:
-    """Print both trainings' CPU-seconds and their ratio."""
+    """Print both trainings' CPU-seconds and their ratio; both run at once, so that what else runs slows both alike."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    found: dict[str, list[float]] = {"torch": [], "ray": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(rounds):
-            weights = []
-            for name, run in (("torch", plain), ("ray", on_ray)):
-                seconds, told = run(rows, epochs, Path(folder))
-                found[name].append(seconds)
-                weights.append(told)
-            assert weights[0] == weights[1], "the two loops ended in different weights"
-    torch_seconds, ray_seconds = (statistics.median(found[name]) for name in ("torch", "ray"))
-    print(f"{rows:,} rows, {epochs} epochs, {rounds} rounds: the loop alone {torch_seconds:.2f} CPU-s, ", end="")
-    print(f"in a Ray Train worker {ray_seconds:.2f} CPU-s, ratio {ray_seconds / torch_seconds:.3f}; weights equal")
+    shares, own = [], []
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            command = [sys.executable, "-m", "benchmarks.training", "--plain", name, "--rows", str(rows)]
+            with subprocess.Popen([*command, "--epochs", str(epochs)]) as plain:
+                on_ray(rows, epochs, folder)
+            assert plain.returncode == 0, "the loop without Ray failed"
+            torch_s, ray_s = (json.loads((folder / f"{who}.json").read_text()) for who in CONTENDERS)
+            weights = {(folder / f"{who}.weights").read_bytes() for who in CONTENDERS}
+        assert len(weights) == 1, "the two loops ended in different weights"
+        shares.append(ray_s["process"] / torch_s["process"])
+        own.append((ray_s["process"] - ray_s["thread"]) / ray_s["thread"])
+        print(f"round {number + 1}: the loop alone {torch_s['process']:.2f} CPU-s, ", end="")
+        print(f"in a Ray Train worker {ray_s['process']:.2f}, of these in other threads ", end="")
+        print(f"{ray_s['process'] - ray_s['thread']:.2f}; ratio {shares[-1]:.3f}", flush=True)
+    print(
+        f"{rows:,} rows, {epochs} epochs, medians of {rounds} rounds: ratio {statistics.median(shares):.3f}, ", end=""
+    )
+    print(f"Ray's own threads {statistics.median(own):.1%} of the training thread; weights equal")
     ray.shutdown()
 
 
@@ -146,20 +153,21 @@ def compare_loaders(rows: int, batch_rows: int, rounds: int) -> None:
         median = {name: statistics.median(found) for name, found in speeds.items()}
         print(f"{what}: " + ", ".join(f"{name} {speed:,.0f} rows/s" for name, speed in median.items()), end="; ")
         print(f"shuffled / pre-sliced {median['shuffled'] / median['pre-sliced']:.2f}, ", end="")
-        print(f"shuffled / DataLoader {median['shuffled'] / median['DataLoader']:.1f}")
+        print(f"shuffled / DataLoader {median['shuffled'] / median['DataLoader']:.1f}", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=40_000)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=80_000)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=["loaders", "steps"], default=["loaders", "steps"])
     parser.add_argument("--plain", type=Path, help="only the loop without Ray; seconds and weights go to this folder")
     asked = parser.parse_args()
     if asked.plain:
-        seconds, weights = timed(asked.rows, asked.epochs)
-        (asked.plain / "seconds").write_text(str(seconds))
-        (asked.plain / "weights").write_bytes(weights)
+        timed(asked.rows, asked.epochs, asked.plain, "torch")
     else:
-        compare_loaders(asked.rows, 1024, asked.rounds)
-        compare_steps(asked.rows, asked.epochs, asked.rounds)
+        if "loaders" in asked.parts:
+            compare_loaders(asked.rows, 1024, asked.rounds)
+        if "steps" in asked.parts:
+            compare_steps(asked.rows, asked.epochs, asked.rounds)
