@@ -123,6 +123,8 @@ def haproxy_environment() -> dict[str, str]:
     return {
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "deployments" / "haproxy.py"),
         "PERENNIAL_HAPROXY_BINARY": _BUNDLED,
+        # A datagram for each request to a Python process, for metrics that nobody here reads: HAProxy has its own (port 9101).
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # A proxy that starts slowly on a busy machine is not dead: after 5 s Serve would kill it and start another.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         # One that is dead is: it is replaced after three checks, which are ten seconds apart unless told otherwise.

@@ -1,7 +1,7 @@
 """Requests gathered into batches: whatever waits when a worker is free goes through features and model together.
 
-No request waits for company by default: a free worker takes it alone. Under load more wait, and the batch grows by
-itself. Large bodies have a worker of their own, so that ten thousand rows do not hold up one.
+A request that comes alone is taken alone, at once. Under load more wait, and the batch grows by itself; then the worker
+also gives those a moment who were just answered. Large bodies have a worker of their own, so that ten thousand rows do not hold up one.
 """
 
 import asyncio
@@ -59,7 +59,8 @@ class Batcher:
     Args:
         work: sets the reply of each request it is given; runs in a worker's thread.
         maximum_requests: that go into one batch.
-        wait_seconds: how long a worker waits for more once it has one; 0 unless throughput matters more than latency.
+        wait_seconds: how long a worker that has a request waits for more, where the batch before was of several: the
+            clients that it answered come back, and the event loop gets its turn to read them. A lone client never waits.
         maximum_waiting: requests on their way at a time; more are refused.
         timeout_seconds: after which a request that was not answered is refused.
     """
@@ -118,18 +119,21 @@ class Batcher:
         self._large.put(None)
 
     def _run(self, waiting: "queue.SimpleQueue[Ask | None]", maximum: int) -> None:
+        company = False
         while (first := waiting.get()) is not None:
             batch = [first]
-            until = time.perf_counter() + self._wait
+            until = time.perf_counter() + (self._wait if company else 0)
             while len(batch) < maximum:
                 try:
-                    more = waiting.get_nowait() if not self._wait else waiting.get(timeout=until - time.perf_counter())
-                except (queue.Empty, ValueError):  # a timeout below zero is a ValueError
+                    left = until - time.perf_counter()
+                    more = waiting.get(timeout=left) if left > 0 else waiting.get_nowait()
+                except queue.Empty:
                     break
                 if more is None:
                     waiting.put(None)
                     break
                 batch.append(more)
+            company = len(batch) > 1
             # What its client no longer waits for is not worth computing, nor logging as answered.
             alive = [ask for ask in batch if ask.future is not None and not ask.future.done()]
             if alive:

@@ -39,7 +39,6 @@ class Trial:
     def __init__(self, cluster: Cluster, request: TrainRequest, folder: Path) -> None:
         self.cluster, self.request, self.folder = cluster, request, folder
         self.undisturbed: TrainedModel | None = None
-        self.seconds = 0.0
 
     def drive(self, key: str) -> "subprocess.Popen[bytes]":
         """Start a driver of the training of this key."""
@@ -112,9 +111,7 @@ def trial(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     for _ in range(2):
         cluster.add_node(num_cpus=2, object_store_memory=MEMORY, wait=True)
     trial = Trial(cluster, request, home)
-    started = time.monotonic()
     trial.undisturbed = trial.end("undisturbed", trial.drive("undisturbed"))
-    trial.seconds = time.monotonic() - started
     yield trial
     cluster.shutdown()  # type: ignore[no-untyped-call] # Ray's own
 
@@ -154,6 +151,13 @@ def wait_for_epoch(trial: Trial, key: str, after: int) -> int:
     raise AssertionError(f"{key}: no epoch after {after}; {(trial.folder / f'{key}.log').read_text()[-2000:]}")
 
 
+def wait_for_moment(trial: Trial, key: str, random: Random) -> None:
+    """Until a checkpoint of an epoch drawn at random, the beginning among them, and up to half a second more."""
+    if epoch := random.randrange(EPOCHS - 10):
+        wait_for_epoch(trial, key, epoch - 1)
+    time.sleep(random.uniform(0, 0.5))
+
+
 @long  # until it was seen to pass beside the other tests
 @pytest.mark.timeout(390)
 def test_one_training_outlives_a_worker_a_node_and_its_driver(trial: Trial) -> None:
@@ -174,7 +178,7 @@ def test_one_training_outlives_a_worker_a_node_and_its_driver(trial: Trial) -> N
 def test_a_killed_worker_is_replaced_and_goes_on(trial: Trial) -> None:
     def strike(random: Random, key: str, driver: "subprocess.Popen[bytes]") -> int:
         process, _ = wait_for_worker(trial, driver)
-        time.sleep(random.uniform(0, trial.seconds / 2))
+        wait_for_moment(trial, key, random)
         reached = epoch_of(trial.newest(key))
         if process.is_running():
             process.kill()
@@ -188,7 +192,7 @@ def test_a_killed_worker_is_replaced_and_goes_on(trial: Trial) -> None:
 def test_a_killed_node_is_done_without(trial: Trial) -> None:
     def strike(random: Random, key: str, driver: "subprocess.Popen[bytes]") -> int:
         _, node = wait_for_worker(trial, driver)
-        time.sleep(random.uniform(0, trial.seconds / 2))
+        wait_for_moment(trial, key, random)
         reached = epoch_of(trial.newest(key))
         trial.lose_node(node)
         return reached
@@ -201,7 +205,7 @@ def test_a_killed_node_is_done_without(trial: Trial) -> None:
 def test_a_new_driver_goes_on_where_a_killed_one_was(trial: Trial) -> None:
     def strike(random: Random, key: str, driver: "subprocess.Popen[bytes]") -> int:
         wait_for_worker(trial, driver)
-        time.sleep(random.uniform(0, trial.seconds / 2))
+        wait_for_moment(trial, key, random)
         reached = epoch_of(trial.newest(key))
         driver.kill()
         driver.wait()
