@@ -4,16 +4,11 @@ decision ─► claim ─► build_features ─► train ─► promote ─┬�
                  └─► already claimed                     └─► rejected, inconclusive
 """
 
-from datetime import datetime
-
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.settings import Settings
-from tasks.decisions import claim_retrain, read_train_from, record_retrain
-from tasks.notices import tell_ended, tell_failed, tell_started
-from tasks.story import show_story
 
 
 @flow(flow_run_name="retrain-{pipeline}")
@@ -23,22 +18,30 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
     Everything is done as of the decision's moment, so starting the run again goes on where it ended.
     """
     get_run_logger().info("asked to retrain %s for decision %s", pipeline, decision_id)
+    # Imported now: together they take two seconds, for which the first line need not wait.
+    from flows.build_features import build_features
+    from flows.promote import promote
+    from flows.roll_out import roll_out
+    from flows.train import train
+    from tasks.decisions import claim_retrain, read_train_from, record_retrain
+    from tasks.notices import tell_ended, tell_failed, tell_started
+    from tasks.serving import RolledBack
+    from tasks.story import show_story
+
     settings = settings or Settings()
     decision = claim_retrain(settings.lake, decision_id)
     if decision is None:
         return Completed(message="already claimed", data="already claimed")
     tell_started(decision)
-    # imported here: they take a second, for which neither the first line nor the claim has to wait
-    from flows.build_features import build_features
-    from flows.promote import promote
-    from flows.train import train
-
     try:
         build_features(pipeline, decision.as_of, settings)
         version = train(pipeline, decision.as_of, decision.reason, settings, read_train_from(decision))
         verdict = promote(pipeline, version, decision.as_of, settings)
         if verdict == "promote":
-            verdict = _roll_out(pipeline, version, decision.as_of, settings)
+            try:
+                roll_out(pipeline, version, decision.as_of, settings)
+            except RolledBack:  # an end, not a failure to try again
+                verdict = "rolled_back"
     except Exception as error:
         tell_failed(settings.lake, decision, f"{type(error).__name__}: {error}")
         raise
@@ -46,15 +49,3 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
     tell_ended(ended)
     show_story(settings.lake, pipeline, settings.reports_base)
     return ended.verdict
-
-
-def _roll_out(pipeline: str, version: int, as_of: datetime, settings: Settings) -> str:
-    """`promote`, or `rolled_back` where the endpoint did not come to the version: an end, not a failure to try again."""
-    from flows.roll_out import roll_out
-    from tasks.serving import RolledBack
-
-    try:
-        roll_out(pipeline, version, as_of, settings)
-    except RolledBack:
-        return "rolled_back"
-    return "promote"
