@@ -1,7 +1,8 @@
 """From a verdict's event to the first line of the retrain flow, on a running stack: `make up deploy bench-event`.
 
 Each round records a decision that is claimed already, so that the run says its first line and ends at once; the time is
-that line's own timestamp less the moment before the event was sent. Rounds are one after another: the stack is idle.
+that line's own timestamp less the moment before the event was sent. A round begins when the run of the one before has ended: the
+stack is idle.
 """
 
 import argparse
@@ -36,6 +37,7 @@ def one_round(settings: Settings, client: SyncPrefectClient, name: str) -> float
     while time.monotonic() < deadline:
         line = _first_line(client, name)
         if line:
+            _wait_for_end(client, line["flow_run_id"], deadline)
             return (datetime.fromisoformat(line["timestamp"]) - sent).total_seconds()
         time.sleep(0.25)
     raise RuntimeError(
@@ -48,6 +50,16 @@ def _first_line(client: SyncPrefectClient, name: str) -> dict[str, Any] | None:
     lines = client.request("POST", "/logs/filter", json=newest).json()
     said = [line for line in lines if name in line["message"] and line["name"] == "prefect.flow_runs"]
     return min(said, key=lambda line: line["timestamp"], default=None)
+
+
+def _wait_for_end(client: SyncPrefectClient, run_id: str, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        state = client.request("GET", "/flow_runs/{id}", path_params={"id": run_id}).json()["state"]
+        if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            time.sleep(1)  # its process ends
+            return
+        time.sleep(0.25)
+    raise RuntimeError(f"the run {run_id} said its first line and did not end")
 
 
 def main() -> None:
