@@ -37,7 +37,7 @@ class Serving:
     maximum_rows: int = 10_000
     batch_rows: int = 1_024
     batch_requests: int = 64
-    batch_wait_seconds: float = 0.001
+    batch_wait_seconds: float = 0.002
     timeout_seconds: float = 30.0
     refresh_seconds: float = 2.0
     log_share: float = 1.0
