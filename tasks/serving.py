@@ -135,15 +135,15 @@ def roll_endpoint(compute: Compute, serve: "ServeConfig", lake: Lake, pipelines:
 @task(timeout_seconds=600)
 def record_rollout(lake: Lake, step: Step, as_of: datetime, report: "RollReport", tried: str) -> None:
     """Write down that the version serves. `tried`: the steps it went through, or why it went through none."""
-    stage = step.stage
+    stage, replicas = step.stage, len(report.states)
     decision = Decision(
         decision_id=step.decision_id,
         pipeline=stage.pipeline,
         kind="rollout",
         version=stage.version,
         verdict="rolled_out",
-        reason=f"version {stage.version} answers on {len(report.states)} of {len(report.states)} replicas, after "
-        f"{'none' if step.former is None else f'version {step.former}'}. Tried: {tried}",
+        reason=f"version {stage.version} answers on {replicas} {'replica' if replicas == 1 else 'replicas'}, "
+        f"{'the first to serve' if step.former is None else f'after version {step.former}'}. Tried: {tried}",
         evidence=json.dumps(
             {"former": step.former, "generation": stage.generation, "seconds": report.seconds, "tried": tried}
         ),

@@ -64,19 +64,3 @@ def test_what_waits_is_taken_together_and_after_company_the_next_are_waited_for(
     asyncio.run(go())
     assert worker.batches == [["a"], ["b", "c"], ["d", "e"]]
     batcher.close()
-
-
-def test_a_full_batch_does_not_wait() -> None:
-    worker = Worker()
-    worker.hold.set()
-    batcher = Batcher(worker.answer, 2, 20.0, 100, 30.0)
-
-    async def go() -> float:
-        begun = time.monotonic()
-        for pair in ("ab", "cd", "ef"):
-            await asyncio.gather(*(batcher.submit(asked(name)) for name in pair))
-        return time.monotonic() - begun
-
-    assert asyncio.run(go()) < 5
-    assert [name for batch in worker.batches for name in batch] == list("abcdef")
-    batcher.close()
