@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import yaml
+from prefect.client.orchestration import get_client
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 
 from deployments.stack.environment import WORK_POOL
@@ -121,8 +122,19 @@ def main() -> None:
         "ended": rows.filter(kind="retrain")["decision_id"].n_unique(),
         "events": len(events),
         "kills": planned,
+        "runs": [] if all_ended(settings, len(decisions)) else states_of_runs(),
     }
     print(json.dumps(told))
+
+
+def states_of_runs() -> list[str]:
+    """Each flow run's states with their times, to see what a trial that did not end was waiting for."""
+    with get_client(sync_client=True) as client:
+        return [
+            f"{run.name} of {run.parameters.get('decision_id')}: "
+            + ", ".join(f"{state.name} {state.timestamp:%H:%M:%S}" for state in client.read_flow_run_states(run.id))
+            for run in client.read_flow_runs()
+        ]
 
 
 def all_ended(settings: Settings, count: int) -> bool:
