@@ -23,6 +23,14 @@ _RULES = f"""\
     # Back-pressure says when to come back, whoever found that nothing is free
     http-after-response set-header Retry-After 1 if {{ status 503 }} !{{ res.hdr(Retry-After) -m found }}
 """
+IN_FLIGHT = 128  # requests that a replica is given at a time: two batches, so that it never waits for the next
+QUEUED = 256  # that wait for each replica here, where it costs nothing; whoever comes on top is refused at once
+_SERVER = re.compile(r"^(    server \S+ \S+ check(?! backup).*)$", re.MULTILINE)
+_BACKEND = re.compile(r"^backend (\S+)\n    log global\n", re.MULTILINE)
+_BUSY = """\
+    # Perennial: more than can be answered in time is refused here, and not by a replica that has no time for it
+    http-request return status 503 content-type application/json hdr Retry-After 1 string '{{"error": "more requests wait than can be answered in time; come back after the seconds in Retry-After."}}' if {{ avg_queue({name}) gt {most} }}
+"""
 
 
 class UnknownConfiguration(RuntimeError):
@@ -47,6 +55,8 @@ def adapt(configuration: str) -> str:
     host = os.environ.get("PERENNIAL_HAPROXY_METRICS_HOST", "127.0.0.1")
     adapted = re.sub(r"^    bind :(\d+)$", rf"    bind {host}:\1", adapted, flags=re.MULTILINE)
     adapted = re.sub(r"^  bind \*:(\d+)$", rf"  bind {host}:\1", adapted, flags=re.MULTILINE)
+    adapted = _SERVER.sub(rf"\1 maxconn {IN_FLIGHT}", adapted)
+    adapted = _BACKEND.sub(lambda found: found.group() + _BUSY.format(name=found.group(1), most=QUEUED), adapted)
     if not _APPLICATION.search(adapted):
         # A proxy that has just been started again hears of the applications a moment later: they are not gone.
         adapted = adapted.replace(_NOT_FOUND, _NOT_FOUND.replace("404", "503"))

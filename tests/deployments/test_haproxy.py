@@ -20,6 +20,11 @@ frontend http_frontend
     default_backend default_backend
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "Path not found"
+backend trips
+    log global
+    http-reuse always
+    server SERVE_REPLICA::a 127.0.0.1:30001 check observe layer4 error-limit 3 on-error mark-down
+    server fallback 127.0.0.1:8500 check backup
 listen stats
   bind *:8404
 """
@@ -36,6 +41,16 @@ def test_peoples_paths_are_rewritten_before_any_is_matched() -> None:
     assert adapt(adapted) == adapted
 
 
+def test_a_replica_gets_so_many_at_a_time_and_what_is_too_much_is_refused_before_it() -> None:
+    adapted = adapt(WRITTEN)
+    assert "error-limit 3 on-error mark-down maxconn 128\n" in adapted
+    assert "8500 check backup\n" in adapted
+    assert adapted.count("maxconn") == 1
+    assert "backend trips\n    log global\n    # Perennial" in adapted
+    assert "hdr Retry-After 1" in adapted[adapted.index("backend trips") :]
+    assert "if { avg_queue(trips) gt 256 }" in adapted
+
+
 def test_a_proxy_that_knows_no_application_yet_asks_its_clients_to_come_back() -> None:
     assert "return status 404" in adapt(WRITTEN)
     started = adapt(WRITTEN.replace("    use_backend trips if is_trips\n", ""))
@@ -50,6 +65,9 @@ def test_serves_template_still_has_every_place_that_we_change() -> None:
         "    bind :{{ config.metrics_port }}\n",
         "  bind *:{{ config.stats_port }}\n",
         "    errorfile 503 ",
+        "backend {{ backend.name or 'unknown' }}\n    log global\n",
+        "    server {{ server.name }} {{ server.host }}:{{ server.port }} check{% if ",
+        "{{ backend.fallback_server.port }} check backup",
         "\n    use_backend {{ backend.name or 'unknown' }} if is_",
         f"backend default_backend\n    {_NOT_FOUND} ",
     ):

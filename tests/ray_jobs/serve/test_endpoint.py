@@ -1,5 +1,6 @@
 """One endpoint on a real Ray, behind its real proxy, asked over HTTP as clients ask."""
 
+import asyncio
 import json
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import httpx
 import polars as pl
 import pytest
 
+from benchmarks.load import http_request, open_loop
 from perennial.lakehouse.commit import append_once
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions
@@ -241,6 +243,20 @@ def test_a_swap_under_load_drops_no_request(world: World) -> None:
     assert [(report.failure, report.redeployed) for report in reports] == [(None, False)] * 3
     assert {status for status, _ in answers} == {200}
     assert {version for _, version in answers} == {world.versions["one"], world.versions["two"]}
+
+
+def test_a_flood_is_refused_with_a_time_to_come_back_and_the_next_request_is_answered(world: World) -> None:
+    headers = [(name, world.client.headers[name]) for name in ("authorization",)]
+    body = json.dumps({"rows": [ROW]}).encode()
+    place = f"{world.config.route}/predict"
+    request = http_request("127.0.0.1", place, body, [("content-type", "application/json"), *headers])
+    flood = asyncio.run(
+        open_loop("127.0.0.1", world.config.serve.port, [request], rate=8_000, seconds=0.4, maximum_connections=950)
+    )
+    world.answered += flood.statuses[200]
+    assert flood.statuses[503] == flood.retry_after > 0
+    assert flood.statuses[200] + flood.statuses[503] == flood.sent
+    world.ask(ROW)
 
 
 def test_a_version_that_misses_its_golden_rows_is_refused_and_the_old_one_serves(world: World) -> None:
