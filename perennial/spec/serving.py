@@ -19,8 +19,8 @@ class Serving:
         maximum_rows: rows one request may bring.
         batch_rows: rows of several requests that go through features and model together; 1: each request by itself.
         batch_requests: requests that may be taken into one batch.
-        batch_wait_seconds: how long a request waits for company where the batch before was of several; one that comes
-            alone never waits. 0: batches are what waits while another is computed.
+        batch_wait_seconds: how long a request waits at most for company where the batch before was of several; one that
+            comes alone never waits. 0: batches are what waits while another is computed.
         timeout_seconds: how long a request may take, and its body to arrive.
         refresh_seconds: how soon versions, shares and joined tables follow the lake.
         log_share: part of the requests that is written to the prediction log, in (0, 1], drawn by request id; `weight`
@@ -37,7 +37,7 @@ class Serving:
     maximum_rows: int = 10_000
     batch_rows: int = 1_024
     batch_requests: int = 64
-    batch_wait_seconds: float = 0.002
+    batch_wait_seconds: float = 0.004
     timeout_seconds: float = 30.0
     refresh_seconds: float = 2.0
     log_share: float = 1.0

@@ -59,8 +59,9 @@ class Batcher:
     Args:
         work: sets the reply of each request it is given; runs in a worker's thread.
         maximum_requests: that go into one batch.
-        wait_seconds: how long a worker that has a request waits for more, where the batch before was of several: the
-            clients that it answered come back, and the event loop gets its turn to read them. A lone client never waits.
+        wait_seconds: how long at most a worker that has a request waits for more, where the batch before was of several:
+            until as many have come as were lately on their way at a time, who are those just answered and coming back.
+            The event loop gets its turn to read them. A lone client never waits.
         maximum_waiting: requests on their way at a time; more are refused.
         timeout_seconds: after which a request that was not answered is refused.
     """
@@ -78,6 +79,7 @@ class Batcher:
         self._small: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
         self._large: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
         self._open: dict[Ask, None] = {}  # in the order of their arrival
+        self._lately = 1.0  # requests that were on their way at a time, of late
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self.threads = [
@@ -105,6 +107,7 @@ class Batcher:
             self._loop = asyncio.get_running_loop()
         ask.future = self._loop.create_future()
         self._open[ask] = None
+        self._lately = max(self._lately, len(self._open))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         (self._small if len(ask.body) < LARGE_BODY_BYTES else self._large).put(ask)
@@ -123,9 +126,10 @@ class Batcher:
         while (first := waiting.get()) is not None:
             batch = [first]
             until = time.perf_counter() + (self._wait if company else 0)
+            self._lately = max(0.95 * self._lately, len(self._open))
             while len(batch) < maximum:
                 try:
-                    left = until - time.perf_counter()
+                    left = until - time.perf_counter() if len(batch) < self._lately else 0
                     more = waiting.get(timeout=left) if left > 0 else waiting.get_nowait()
                 except queue.Empty:
                     break
