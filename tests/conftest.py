@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves replicas and trainings beside the other tests
+# Nobody reads what Ray's log monitor finds; by default it lists its folder ten times a second.
+os.environ.update(RAY_LOG_MONITOR_MANY_FILES_THRESHOLD="1", LOG_NAME_UPDATE_INTERVAL_S="10")
+os.environ.update(PREFECT_SERVER_ANALYTICS_ENABLED="false", DO_NOT_TRACK="1", RAY_USAGE_STATS_ENABLED="0")
 
 # Begun first, so that no core waits for the last of them; xdist would begin with the files of the most tests.
 LONG = (

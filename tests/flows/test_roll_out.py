@@ -90,7 +90,7 @@ def asking(settings: Settings, stations: tuple[str, ...] = ("north", "south", "e
     def ask(first: int) -> None:
         with httpx.Client(base_url=f"{settings.serve.url}/v2/models/trips", headers=HEADERS, timeout=30) as client:
             for number in range(first, 1_000_000, 2):
-                if stop.wait(0.025):
+                if stop.wait(0.06):
                     return
                 row = {
                     **ROW,

@@ -26,7 +26,8 @@ from tests.ray_jobs.serve.load import Load, steady_load
 from tests.ray_jobs.serve.world import NOON, fill_raw, register_model
 
 LONG = os.environ.get("PERENNIAL_CHAOS") == "long"
-ROLLOUTS, REPLICA_KILLS = (50, 20) if LONG else (3, 2)
+ROLLOUTS, REPLICA_KILLS = (50, 20) if LONG else (2, 1)
+PER_SECOND = 40.0 if LONG else 15.0
 SEED = os.environ.get("PERENNIAL_CHAOS_SEED", "1")
 FOLDER = Path(__file__).parent / "pipelines"
 ROW = {"trip": 1, "station": "north", "start_at": "2024-05-01T18:00:00Z", "distance_km": 2.5, "member": True}
@@ -119,7 +120,7 @@ def served(s3: S3, ray_head: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.mark.timeout(3600)
 def test_versions_come_and_go_and_no_request_fails(served: Served) -> None:
-    with steady_load(served.url, ROW, HEADERS) as load:
+    with steady_load(served.url, ROW, HEADERS, per_second=PER_SECOND) as load:
         for number in range(ROLLOUTS):
             champion = read_traffic(served.lake, "trips").champion
             assert champion is not None
@@ -133,7 +134,7 @@ def test_versions_come_and_go_and_no_request_fails(served: Served) -> None:
 @pytest.mark.timeout(3600)
 def test_a_killed_process_takes_only_its_own_requests_along_and_no_answered_row(served: Served) -> None:
     random, kills = Random(SEED), list[float]()
-    with steady_load(served.url, {**ROW, "trip": 2}, HEADERS) as load:
+    with steady_load(served.url, {**ROW, "trip": 2}, HEADERS, per_second=PER_SECOND) as load:
         for _ in range(REPLICA_KILLS):
             time.sleep(random.uniform(0.5, 1.5))
             pid = random.choice(ask_replicas("trips")).pid
@@ -158,7 +159,7 @@ def test_a_killed_process_takes_only_its_own_requests_along_and_no_answered_row(
 def test_the_proxy_or_the_controller_is_killed(served: Served, name: str) -> None:
     if not LONG and name == "haproxy":
         pytest.skip("in the long form: HAProxy is away for as long as Serve takes to start it again")
-    with steady_load(served.url, {**ROW, "trip": 3}, HEADERS) as load:
+    with steady_load(served.url, {**ROW, "trip": 3}, HEADERS, per_second=PER_SECOND) as load:
         time.sleep(1)
         kill = time.monotonic()
         for process in _ours(name):
