@@ -50,6 +50,7 @@ def roll_out(pipeline: str, version: int, as_of: datetime | None = None, setting
     report = roll_endpoint(*place, step)
     if report.failure:
         tell_rolled_back(return_to_former(settings.lake, step, as_of, report.failure))
+        redraw_cards(settings.lake, pipeline, [version, step.former], settings.reports_base, return_state=True)
         raise RolledBack(pipeline, version, step.former, report.failure)
     record_rollout(settings.lake, step, as_of, report, plan.reason or ", ".join(result.step for result in results))
     redraw_cards(settings.lake, pipeline, [version, step.former], settings.reports_base, return_state=True)

@@ -18,6 +18,7 @@ from ray_jobs.train.checkpoints import newest_checkpoint, runs_path, storage_of,
 from ray_jobs.train.fit import FitOptions, FitState
 from ray_jobs.train.request import TrainRequest, WorkerPlan
 from ray_jobs.train.rows import PrepareFile, event_time_of, file_groups, labelled
+from ray_jobs.train.waiting import WorkerWait, tell_of_full_cluster
 from ray_jobs.train.weights import RowWeights
 from ray_jobs.train.worker import train_worker
 
@@ -105,6 +106,7 @@ def _prepare_blocks(
     prepare: Any = PrepareFile(lake, pipeline.name, snapshot_id, usable, names, description)
     groups = file_groups(lake, pipeline.name, snapshot_id, usable, groups=READERS)
     ray.data.DataContext.get_current().enable_progress_bars = False  # they are drawn for a terminal that is not there
+    tell_of_full_cluster({"CPU": READER_CPUS}, "readers of the training rows", logger.info)
     blocks = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
         prepare, batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS
     )
@@ -113,13 +115,17 @@ def _prepare_blocks(
 
 @contextmanager
 def _telling(storage: S3FileSystem, run: str, tell: Callable[[str], Any]) -> Iterator[None]:
-    """Tell of every epoch as its checkpoint appears: the workers' own output does not reach the driver's logger."""
-    over, told = threading.Event(), set(told_lines(storage, run))
+    """Tell of every epoch as its checkpoint appears, and of workers that wait for room.
+
+    The workers' own output does not reach the driver's logger.
+    """
+    over, told, wait = threading.Event(), set(told_lines(storage, run)), WorkerWait(tell)
 
     def watch() -> None:
         last = False
         while not last:
             last = over.wait(POLL_SECONDS)
+            wait.look()
             for name, line in told_lines(storage, run).items():
                 if name not in told:
                     told.add(name)

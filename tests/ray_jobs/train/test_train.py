@@ -1,10 +1,15 @@
 """Training as it runs: Ray Train and Ray Data on a real head, files on a real S3 server."""
 
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import ray
 
 from perennial.lakehouse.artifacts import WEIGHTS, read_artifact_file, read_reference
 from perennial.lakehouse.scorers import load_scorer
@@ -74,9 +79,43 @@ def test_the_reference_sample_is_of_the_training_window(request_: TrainRequest, 
     assert sample["started_at"][-1] < trained.windows.holdout_start
 
 
-def test_two_workers_train_one_model(request_: TrainRequest, trained: TrainedModel) -> None:
+class Holder:
+    """Holds the CPUs it is given."""
+
+    def held(self) -> None:
+        """Answers when they are held."""
+
+
+def hold(cpus: float) -> Any:
+    return ray.remote(Holder).options(num_cpus=cpus).remote()
+
+
+def wait_for(line: str, caplog: pytest.LogCaptureFixture) -> None:
+    deadline = time.monotonic() + 200
+    while line not in caplog.text:
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.2)
+
+
+def test_two_workers_train_one_model_and_what_they_wait_for_is_said_once(
+    request_: TrainRequest, trained: TrainedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="ray_jobs")
     config = TrainConfig(workers=2, worker_cpus=0.5)
-    together = train(request_.model_copy(update={"training_key": "two", "config": config}))
+    few, most = holders = [hold(cpus) for cpus in (0.5, 1.5)]
+    ray.get([few.held.remote(), most.held.remote()])
+    with ThreadPoolExecutor(1) as beside:
+        training = beside.submit(train, request_.model_copy(update={"training_key": "two", "config": config}))
+        try:
+            wait_for("readers of the training rows wait for 0.5 CPU (0 of the cluster's 2 free)", caplog)
+            ray.kill(few)
+            wait_for("training workers wait for 1 CPU (0.5 of the cluster's 2 free)", caplog)
+            assert not training.done()
+        finally:  # a training that waits for ever would keep the test from telling why
+            for holder in holders:
+                ray.kill(holder)
+    assert caplog.text.count(" wait for ") == 2
+    together = training.result()
     assert together.params["workers"] == 2
     assert together.row_hash == trained.row_hash
     assert together.metrics["roc_auc"]["value"] == pytest.approx(trained.metrics["roc_auc"]["value"], abs=0.02)
