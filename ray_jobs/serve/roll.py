@@ -153,16 +153,17 @@ def _wait_for_proxy(request: RollRequest, deadline: float) -> None:
     token = open_secret(options.token, request.endpoint.lake.secrets_dir).get_secret_value()
     url = f"{options.url}{request.endpoint.route}"
     met, last = 0, "no answer"
-    while met < EDGE_ANSWERS and time.monotonic() < deadline:
-        try:
-            answer = httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=10)
-            last = f"{answer.status_code} {answer.text[:200]}"
-            good = answer.status_code == 200 and answer.json()["generation"] >= request.generation
-        except httpx.HTTPError as error:
-            good, last = False, f"{type(error).__name__}: {error}"
-        met = met + 1 if good else 0
-        if not good:
-            time.sleep(POLL_SECONDS)
+    with httpx.Client(headers={"authorization": f"Bearer {token}", "connection": "close"}, timeout=10) as client:
+        while met < EDGE_ANSWERS and time.monotonic() < deadline:
+            try:
+                answer = client.get(url)  # each on a connection of its own, so that no one replica answers them all
+                last = f"{answer.status_code} {answer.text[:200]}"
+                good = answer.status_code == 200 and answer.json()["generation"] >= request.generation
+            except httpx.HTTPError as error:
+                good, last = False, f"{type(error).__name__}: {error}"
+            met = met + 1 if good else 0
+            if not good:
+                time.sleep(POLL_SECONDS)
     if met < EDGE_ANSWERS:
         raise _RollFailed(
             f"all replicas serve version {request.version}, but the proxy at {url} does not answer with it: {last}"

@@ -29,8 +29,14 @@ def start_serve(options: ServeConfig) -> None:
             return
         except (TimeoutError, ray.exceptions.RayError) as error:
             if time.monotonic() > deadline:
-                raise ServeNotUp(f"Serve's proxy at {options.url} did not start: {error}") from error
-            logger.warning("Serve's proxy is not up yet: %s", type(error).__name__)
+                raise ServeNotUp(f"Serve's proxy at {options.url} did not start: {_reason(error)}") from error
+            logger.warning("Serve's proxy is not up yet: %s", _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """What HAProxy says of itself, where it says anything: a port that is taken, a file that is not there."""
+    alerts = [line.partition(") : ")[2] for line in str(error).splitlines() if line.startswith("[ALERT]")]
+    return alerts[0] if alerts else type(error).__name__
 
 
 def open_handle(application: str) -> Any:

@@ -1,12 +1,12 @@
 """A stack of a test's own: its folder, its free ports, its command line."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from flows.settings import ROOT, Settings
+from tests.conftest import free_port
 
 PORTS = (
     *("prefect", "ray", "ray_dashboard", "s3", "reports", "metrics"),
@@ -16,12 +16,10 @@ PORTS = (
 
 def stack_settings(home: Path, **fields: object) -> Settings:
     """Settings on ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in PORTS]
-    for each in sockets:
-        each.bind(("", 0))
-    ports = {f"{name}_port": each.getsockname()[1] for name, each in zip(PORTS, sockets, strict=True)}
-    for each in sockets:
-        each.close()
+    free: set[int] = set()
+    while len(free) < len(PORTS):
+        free.add(free_port())
+    ports = {f"{name}_port": port for name, port in zip(PORTS, free, strict=True)}
     return Settings.model_validate({"home": home, "minimum_free_bytes": 0, **ports, **fields})
 
 
