@@ -54,9 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listens on, below those that the kernel gives to outgoing connections: it may be used minutes later."""
+    """A port nobody listens on, above those that the kernel gives to outgoing connections: it may be used minutes later.
+
+    Below them Ray has 10,002 to 19,999 for its workers, and refuses to start where another port is one of these.
+    """
     while True:
-        port = 10_000 + secrets.randbelow(10_000)
+        port = 61_000 + secrets.randbelow(4_500)
         with closing(socket.socket()) as probe:
             try:
                 probe.bind(("127.0.0.1", port))
