@@ -246,10 +246,9 @@ def test_a_swap_under_load_drops_no_request(world: World) -> None:
 
 
 def test_a_flood_is_refused_with_a_time_to_come_back_and_the_next_request_is_answered(world: World) -> None:
-    headers = [(name, world.client.headers[name]) for name in ("authorization",)]
+    headers = [("content-type", "application/json"), ("authorization", world.client.headers["authorization"])]
     body = json.dumps({"rows": [ROW]}).encode()
-    place = f"{world.config.route}/predict"
-    request = http_request("127.0.0.1", place, body, [("content-type", "application/json"), *headers])
+    request = http_request("127.0.0.1", f"{world.config.route}/predict", body, headers)
     flood = asyncio.run(
         open_loop("127.0.0.1", world.config.serve.port, [request], rate=8_000, seconds=0.4, maximum_connections=950)
     )
