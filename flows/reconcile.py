@@ -7,8 +7,9 @@ open trials without a run of roll_out ─► start it again, where it ended
 """
 
 from datetime import timedelta
+from typing import Any
 
-from prefect import flow
+from prefect import State, flow
 
 from flows.settings import Settings
 from tasks.decisions import find_due, find_untold, start_retrain
@@ -17,18 +18,22 @@ from tasks.trials import find_abandoned, start_rollout
 
 
 @flow
-def reconcile(grace_seconds: int = 60, settings: Settings | None = None) -> dict[str, str]:
+def reconcile(grace_seconds: int = 60, settings: Settings | None = None) -> dict[str, str | None]:
     """Return what was done per decision and trial. Running it again starts nothing twice.
+
+    What cannot be started keeps nothing else from its start, and fails the run at its end.
 
     Args:
         grace_seconds: how long an event may take before its decision counts as forgotten.
     """
     settings = settings or Settings()
-    due = find_due(settings.lake, timedelta(seconds=grace_seconds))
-    done = {decision.decision_id: start_retrain(settings.lake, decision) for decision in due}
-    untold = find_untold(settings.lake, timedelta(seconds=grace_seconds))
-    for decision in (decision for decision in untold if event_of(decision) is not None):
-        tell_verdict(settings.lake, decision)
-        done[decision.decision_id] = "told"
-    abandoned = find_abandoned(settings.lake, settings.pipelines_dir, timedelta(seconds=grace_seconds))
-    return done | {trial.rollout: start_rollout(settings.lake, trial) for trial in abandoned}
+    lake, grace = settings.lake, timedelta(seconds=grace_seconds)
+    states: dict[str, State[Any]] = {}
+    for due in find_due(lake, grace):
+        states[due.decision_id] = start_retrain(lake, due, return_state=True)
+    for decision in find_untold(lake, grace):
+        if event_of(decision) is not None:
+            states[decision.decision_id] = tell_verdict(lake, decision, return_state=True)
+    for trial in find_abandoned(lake, settings.pipelines_dir, grace):
+        states[trial.rollout] = start_rollout(lake, trial, return_state=True)
+    return {name: state.result() for name, state in states.items()}

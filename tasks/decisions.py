@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import polars as pl
-from prefect import get_run_logger, task
+from httpx import TransportError
+from prefect import State, Task, get_run_logger, task
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.states import Scheduled
 from pydantic import BaseModel
@@ -19,6 +20,18 @@ from perennial.lakehouse.lake import Lake
 
 RETRAIN = "retrain/retrain"
 TRIES = 3
+AGAIN_AFTER = [5.0, 30.0]  # seconds
+
+
+def server_was_busy(task: Task, run: TaskRun, state: State) -> bool:
+    """Whether to try again: a server on SQLite answers 503 while many runs start at once, some are just restarted."""
+    try:
+        state.result()
+    except (PrefectHTTPStatusError, TransportError):
+        return True
+    except Exception:
+        return False  # trying again would not help; the caller raises it
+    return False
 
 
 class Due(BaseModel, frozen=True):
@@ -91,7 +104,7 @@ def find_due(lake: Lake, grace: timedelta) -> list[Due]:
     ]
 
 
-@task
+@task(retries=len(AGAIN_AFTER), retry_delay_seconds=AGAIN_AFTER, retry_condition_fn=server_was_busy)
 def start_retrain(lake: Lake, due: Due) -> str:
     """Start what an event should have started, or start again a run that died half way; return what was done."""
     logger = get_run_logger()

@@ -19,6 +19,7 @@ from perennial.lakehouse.decisions import find_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.trials import Trial, read_traffic
 from perennial.spec import list_pipelines
+from tasks.decisions import AGAIN_AFTER, server_was_busy
 
 ROLL_OUT = "roll-out/roll_out"
 UNDER_WAY = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
@@ -31,7 +32,7 @@ def find_abandoned(lake: Lake, pipelines: Path, grace: timedelta) -> list[Trial]
     return [trial for trial in trials if datetime.now(UTC) - trial.since > grace and not _is_driven(trial)]
 
 
-@task
+@task(retries=len(AGAIN_AFTER), retry_delay_seconds=AGAIN_AFTER, retry_condition_fn=server_was_busy)
 def start_rollout(lake: Lake, trial: Trial) -> str:
     """Start the roll-out again where it ended; return what was done."""
     ended = find_decision(lake, "rollout", trial.rollout)

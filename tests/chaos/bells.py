@@ -108,8 +108,10 @@ def main() -> None:
         ring(decision)
         if number in planned:
             kill(settings, planned[number])
+    failed = 0
     while time.monotonic() < deadline and not all_ended(settings, len(decisions)):
-        reconcile(grace_seconds=0, settings=settings)
+        state = reconcile(grace_seconds=0, settings=settings, return_state=True)
+        failed += not state.is_completed()  # its schedule runs it again, as this loop does
         time.sleep(2)
     rows = read_decisions(settings.lake)
     claims = rows.filter(kind="claim").group_by("decision_id").len()
@@ -122,6 +124,7 @@ def main() -> None:
         "ended": rows.filter(kind="retrain")["decision_id"].n_unique(),
         "events": len(events),
         "kills": planned,
+        "failed_reconciles": failed,
         "runs": [] if all_ended(settings, len(decisions)) else states_of_runs(),
     }
     print(json.dumps(told))

@@ -133,7 +133,7 @@ def test_a_page_that_was_never_sent_is_sent_by_reconcile(settings: Settings) -> 
     )  # fmt: skip
     record_decision(settings.lake, decision)
     assert reconcile(grace_seconds=3600, settings=settings) == {}
-    assert reconcile(grace_seconds=0, settings=settings) == {"silent": "told"}
+    assert reconcile(grace_seconds=0, settings=settings) == {"silent": "perennial.data.broken"}
     assert reconcile(grace_seconds=0, settings=settings) == {}
     assert len(bells("silent", at_least=1, name="perennial.data.broken")) == 1
 

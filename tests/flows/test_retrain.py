@@ -66,6 +66,16 @@ def test_a_lost_event_and_a_dead_run_are_made_good(settings: Settings, lake: Lak
     assert reconcile(grace_seconds=0, settings=settings) == {}
 
 
+def test_what_cannot_be_started_keeps_no_other_decision_waiting(settings: Settings, lake: Lake) -> None:
+    RunnerDeployment.from_flow(retrain, name="retrain").apply()
+    for decision in ("damaged", "sound"):
+        decide(lake, decision)
+    assert claim_decision(lake, "damaged", "no run of Prefect's", MONDAY)
+    with pytest.raises(ValueError, match="badly formed"):
+        reconcile(grace_seconds=0, settings=settings)
+    assert len(runs_for("sound")) == 1
+
+
 def test_a_roll_out_whose_run_died_is_started_again_where_it_was(settings: Settings, lake: Lake) -> None:
     RunnerDeployment.from_flow(roll_out, name="roll_out").apply()
     make_champion(lake, "shop", 1, expected_generation=0, as_of=MONDAY, reason="a test", decision_id="first")
