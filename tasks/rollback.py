@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from perennial.lakehouse.decisions import Decision, find_decision, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import read_version
-from perennial.lakehouse.stages import Stage, make_champion, read_stages
+from perennial.lakehouse.stages import Stage, StageConflict, make_champion, read_stages
 from perennial.lakehouse.trials import Trial, end_trial, read_traffic, rollout_id
 from perennial.rules.features import feature_code_hash
 from perennial.spec import load_pipeline
@@ -163,6 +163,12 @@ def return_to(lake: Lake, former: Former, as_of: datetime, reason: str) -> Step:
     stage = former.champion
     if former.trial and former.serves:
         end_trial(lake, former.trial, as_of=as_of, reason=f"{RETURNED}{reason}")
+        champion = read_traffic(lake, former.pipeline).champion
+        if champion is None or champion.generation != stage.generation:
+            raise StageConflict(
+                f"version {former.trial.version} of {former.pipeline} was to be withdrawn, and became champion at that very "
+                "moment. Nothing was changed. Run roll_back again: it then returns to the version before."
+            )
     if not former.serves:
         stage = make_champion(
             lake,

@@ -111,10 +111,13 @@ def _try_live(
         over = (datetime.now(UTC) - following).total_seconds() >= policy.seconds
         commit_predictions(lake, trial.pipeline)
         now = datetime.now(UTC)
-        seen = read_steps(lake, pipeline, trial, plan.champion, now, labels_as_of=now if over else None)
+        seen = read_steps(lake, pipeline, trial, plan.champion, now)
         requests = len(seen[-1].challenger.failed) if seen else 0
+        over = over or requests >= policy.requests
+        if over:  # labels cost a read of their source: once a step, when all that it can have are there
+            seen = read_steps(lake, pipeline, trial, plan.champion, now, labels_as_of=now)
         figures = judge_rollout(seen, plan.answered, plan.failed, policy)
-        if over or requests >= policy.requests or figures[0].rings:
+        if over or figures[0].rings:
             return _conclude(name, figures, requests, (now - following).total_seconds(), policy.without_traffic)
         standing = read_traffic(lake, trial.pipeline).trial
         if standing is None or standing.rollout != trial.rollout:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from perennial.lakehouse.decisions import Decision, find_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.stages import Stage, champion_stage, make_champion, read_stages
-from perennial.lakehouse.trials import Trial, rollout_id
+from perennial.lakehouse.trials import Trial, rollout_id, win_trial
 from perennial.spec import Pipeline, load_pipeline
 from tasks.compute import Compute, run_job
 
@@ -97,15 +97,17 @@ def crown(lake: Lake, pipeline: str, version: int, as_of: datetime, reason: str,
         trial: by which it was tried; it ends with this. None: there was nothing to try it against.
 
     Raises:
-        StageConflict: another run was faster; nothing was changed by this one.
+        StageConflict: another run was faster, or has withdrawn the version; nothing was changed by this one.
     """
     stage = champion_stage(lake, pipeline)
     if stage is None or stage.version != version:
-        generation = trial.generation if trial else 0
-        decision_id = trial.rollout if trial else rollout_id(pipeline, version, generation + 1)
-        stage = make_champion(
-            lake, pipeline, version, expected_generation=generation, as_of=as_of, reason=reason, decision_id=decision_id
-        )
+        if trial:
+            stage = win_trial(lake, trial, as_of=as_of, reason=reason)
+        else:
+            first = rollout_id(pipeline, version, 1)
+            stage = make_champion(
+                lake, pipeline, version, expected_generation=0, as_of=as_of, reason=reason, decision_id=first
+            )
     earlier = [s for s in read_stages(lake, pipeline) if s.stage == "champion" and s.generation < stage.generation]
     former = max(earlier, key=lambda step: step.generation).version if earlier else None
     return Step(stage=stage, former=former, decision=find_decision(lake, "rollout", stage.decision_id))

@@ -43,18 +43,7 @@ def evolve_table(lake: Lake, table: Table, wanted: pa.Schema, declared: Declared
     """
     schema = Catalog._convert_schema_if_needed(wanted)
     for attempt in range(TRIES):
-        differences = compare_with_table(_types(table.schema()), _types(schema), declared.policy, declared.renamed)
-        name = ".".join(table.name())
-        policy = "" if declared.renamed is None else f", schema_policy={declared.policy!r}"
-        refusal = explain(
-            f"{name} cannot take these columns{policy}",
-            name,
-            declared.columns,
-            differences,
-            declared.where,
-        )
-        if refusal:
-            raise SchemaRefused(refusal)
+        differences = _differences(table, schema, declared)
         if all(difference.kind == "gone" for difference in differences):  # such a column stays, null from now on
             return table
         try:
@@ -66,6 +55,26 @@ def evolve_table(lake: Lake, table: Table, wanted: pa.Schema, declared: Declared
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311 - full jitter
         table = lake.catalog().load_table(table.name())
     raise AssertionError("the loop returns or raises")
+
+
+def check_columns(table: Table, wanted: pa.Schema) -> None:
+    """Whether rows with these columns could be appended, without changing anything.
+
+    Raises:
+        SchemaRefused: they could not.
+    """
+    _differences(table, Catalog._convert_schema_if_needed(wanted), Declared())
+
+
+def _differences(table: Table, schema: Schema, declared: Declared) -> list[Difference]:
+    differences = compare_with_table(_types(table.schema()), _types(schema), declared.policy, declared.renamed)
+    name = ".".join(table.name())
+    policy = "" if declared.renamed is None else f", schema_policy={declared.policy!r}"
+    title = f"{name} cannot take these columns{policy}"
+    refusal = explain(title, name, declared.columns, differences, declared.where)
+    if refusal:
+        raise SchemaRefused(refusal)
+    return differences
 
 
 def _types(schema: Schema) -> dict[str, str]:

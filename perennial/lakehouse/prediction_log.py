@@ -15,10 +15,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileInfo, FileSelector
+from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import And, GreaterThanOrEqual, In, LessThanOrEqual
 from pyiceberg.table import Table
 
 from perennial.lakehouse.commit import append_once
+from perennial.lakehouse.evolution import check_columns
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import ensure_table
 
@@ -73,6 +75,18 @@ def prediction_schema(
         "weight": pa.float64(),
     }
     return pa.schema(list(fields.items()))
+
+
+def check_log(lake: Lake, pipeline: str, schema: pa.Schema) -> None:
+    """Refuse columns that `predictions` cannot take: what is answered could never be committed, nor what comes after it.
+
+    Raises:
+        SchemaRefused: an input that was a number is a category now, say.
+    """
+    try:
+        check_columns(lake.catalog().load_table(lake.table(pipeline, "predictions")), schema)
+    except NoSuchTableError:
+        return
 
 
 def ship_segment(lake: Lake, pipeline: str, name: str, rows: pa.Table) -> None:

@@ -90,12 +90,21 @@ def record_stage(
 
 
 def make_champion(
-    lake: Lake, pipeline: str, version: int, *, expected_generation: int, as_of: datetime, reason: str, decision_id: str
+    lake: Lake,
+    pipeline: str,
+    version: int,
+    *,
+    expected_generation: int,
+    as_of: datetime,
+    reason: str,
+    decision_id: str,
+    expect: Callable[[list[Stage]], None] | None = None,
 ) -> Stage:
     """Make a version the one that serves, and archive the former, in one commit.
 
     Args:
         expected_generation: `champion_stage(...).generation` as the caller's checks found it, 0 where none served.
+        expect: looks at the pipeline's history that the commit builds on; raises to stop it.
 
     Returns:
         The champion's row; the standing one if this very decision had been carried out before.
@@ -109,8 +118,10 @@ def make_champion(
     former = champion_stage(lake, pipeline)
 
     def nobody_was_faster(table: Table) -> None:
-        rows = table.scan(_of(pipeline), selected_fields=("stage", "generation")).to_arrow().to_pylist()
-        now = max((row["generation"] for row in rows if row["stage"] == "champion"), default=0)
+        history = _parse(table.scan(_of(pipeline)).to_arrow().to_pylist())
+        if expect:
+            expect(history)
+        now = _generation(history)
         if now != expected_generation:
             raise StageConflict(
                 f"version {version} of {pipeline} was to follow champion generation {expected_generation}, but the "

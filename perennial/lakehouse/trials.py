@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.stages import Stage, StageConflict, read_stages, record_stage
+from perennial.lakehouse.stages import Stage, StageConflict, make_champion, read_stages, record_stage
 
 Diverted = Literal["challenger", "shadow", "canary"]
 _ENDED = ("rejected", "archived")
@@ -113,6 +113,18 @@ def divert(lake: Lake, trial: Trial, stage: Diverted, share: float, *, as_of: da
     )  # fmt: skip
     _still_open(read_stages(lake, trial.pipeline), trial)
     return trial.model_copy(update={"stage": stage, "share": share, "since": recorded.recorded_at})
+
+
+def win_trial(lake: Lake, trial: Trial, *, as_of: datetime, reason: str) -> Stage:
+    """Make the version that was tried champion; one that has become it by this very trial is left as it is.
+
+    Raises:
+        RolloutRefused: the trial has ended otherwise, and nothing was changed: who withdrew it meant it.
+    """
+    return make_champion(
+        lake, trial.pipeline, trial.version, expected_generation=trial.generation, as_of=as_of, reason=reason,
+        decision_id=trial.rollout, expect=lambda newest: _still_open(newest, trial),
+    )  # fmt: skip
 
 
 def end_trial(lake: Lake, trial: Trial, *, as_of: datetime, reason: str) -> None:

@@ -14,7 +14,7 @@ from perennial.lakehouse.raw import read_known
 from perennial.lakehouse.stages import read_stages
 from perennial.lakehouse.tables import read_snapshot
 from perennial.lakehouse.trials import Trial
-from perennial.rules.rollout import LOSSES, Arm, Seen
+from perennial.rules.rollout import LOSSES, Arm, Seen, match_in_time
 from perennial.spec import Pipeline
 
 BEFORE_REQUESTS = 20_000
@@ -99,11 +99,30 @@ def labels_of(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame, as_of: datetim
 
 
 def losses(pipeline: Pipeline, challenger: pl.Series, champion: pl.Series, label: pl.Series) -> NDArray[np.float64]:
-    """(m,) challenger's less champion's loss where all three are there."""
+    """(m,) challenger's less champion's loss on rows that both scored and whose label is known."""
+    whole = pl.DataFrame({"a": challenger, "b": champion, "y": label}).drop_nulls()
+    return _difference(pipeline, *((whole[name] - whole["y"]).abs() for name in "ab"))
+
+
+def _losses_in_time(
+    lake: Lake, pipeline: Pipeline, challenger: pl.DataFrame, champion: pl.DataFrame, as_of: datetime
+) -> NDArray[np.float64]:
+    """(m,) the same of versions that answered requests of their own: each beside the champion's next one in time."""
+    errors = [
+        rows.select(
+            pl.col("answered_at").dt.epoch("us").alias("at"),
+            (pl.col("score") - labels_of(lake, pipeline, rows, as_of)).abs().alias("error"),
+        ).drop_nulls()
+        for rows in (challenger, champion)
+    ]
+    places = match_in_time(*(rows["at"].to_numpy().astype(np.float64) for rows in errors))
+    return _difference(pipeline, *(rows["error"][place] for rows, place in zip(errors, places, strict=True)))
+
+
+def _difference(pipeline: Pipeline, challenger: pl.Series, champion: pl.Series) -> NDArray[np.float64]:
     if pipeline.model.task not in LOSSES:
         return np.empty(0)
-    whole = pl.DataFrame({"a": challenger, "b": champion, "y": label}).drop_nulls()
-    return LOSSES[pipeline.model.task](*(whole[name].to_numpy() for name in "aby"))
+    return LOSSES[pipeline.model.task](challenger.to_numpy(), champion.to_numpy())
 
 
 def arm_of(rows: pl.DataFrame) -> Arm:
@@ -133,7 +152,8 @@ def _seen(
         # a request that a canary failed on was answered by the champion after it: its time is not the champion's own
         others = requests.filter((pl.col("version") != version) & (pl.col("role") == "champion"))
         champion = others.join(challenger.select("request_id"), on="request_id", how="anti")
-        return Seen(name, arm_of(champion), arm_of(challenger), paired=False, losses=none)
+        found = none if as_of is None else _losses_in_time(lake, pipeline, challenger, champion, as_of)
+        return Seen(name, arm_of(champion), arm_of(challenger), paired=False, losses=found)
     shadows = rows.filter(pl.col("role") == "shadow")
     answered = rows.filter((pl.col("role") == "champion") & (pl.col("version") != version))
     pairs = answered.join(shadows, on=["request_id", "row_index"], how="inner", suffix="_shadow").unique(

@@ -45,7 +45,8 @@ class Seen:
 
     Args:
         paired: place by place, both arms are about the same request (replay, shadow); else each had its own (canary).
-        losses: (m,) challenger's less champion's loss on labelled requests that both scored, in [-1, 1].
+        losses: (m,) challenger's less champion's loss, in [-1, 1]: on labelled requests that both scored where they are
+            paired, else on the challenger's labelled ones, each beside the champion's next one in time.
     """
 
     step: str
@@ -100,16 +101,15 @@ def match_in_time(challenger_at: _Values, champion_at: _Values) -> tuple[NDArray
     return places[inside], taken[inside]
 
 
-def brier_difference(challenger: _Values, champion: _Values, label: _Values) -> _Values:
-    """(n,) in [-1, 1]: how much larger the challenger's squared error of a probability is."""
-    return (challenger - label) ** 2 - (champion - label) ** 2
+def squared_difference(challenger: _Values, champion: _Values) -> _Values:
+    """(n,) in [-1, 1]: how much larger the challenger's squared error of a probability is; both (n,) absolute errors."""
+    return challenger**2 - champion**2
 
 
-def error_difference(challenger: _Values, champion: _Values, label: _Values) -> _Values:
+def relative_difference(challenger: _Values, champion: _Values) -> _Values:
     """(n,) in [-1, 1]: how much larger the challenger's absolute error is, as a share of both errors' sum."""
-    first, second = np.abs(challenger - label), np.abs(champion - label)
-    total = first + second
-    return np.divide(first - second, total, out=np.zeros_like(total), where=total > 0)
+    total = challenger + champion
+    return np.divide(challenger - champion, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _errors(seen: Sequence[Seen], answered: int, failed: int, policy: Rollout) -> Figure:
@@ -207,7 +207,7 @@ def _slowest_of_blocks(values: _Values) -> _Values:
     return values[:whole].reshape(-1, BLOCK).max(axis=1)
 
 
-LOSSES: dict[str, Callable[[_Values, _Values, _Values], _Values]] = {
-    "binary": brier_difference,
-    "regression": error_difference,
+LOSSES: dict[str, Callable[[_Values, _Values], _Values]] = {
+    "binary": squared_difference,
+    "regression": relative_difference,
 }

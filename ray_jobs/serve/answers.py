@@ -13,7 +13,7 @@ from pyiceberg.exceptions import NoSuchTableError
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.personal import open_pseudonyms
-from perennial.lakehouse.prediction_log import INSTANT, prediction_schema
+from perennial.lakehouse.prediction_log import INSTANT, check_log, prediction_schema
 from perennial.lakehouse.raw import log_schema, raw_table
 from perennial.lakehouse.tables import read_columns
 from perennial.rules.features import compute_features, input_names, known_at, row_schema
@@ -66,6 +66,7 @@ class Answers:
         self._identity = {name: _iceberg_type(self._empty[name]) for name in identity}
         many_classes = pipeline.model.task == "multiclass"
         self.log_schema = prediction_schema(self._identity, self.inputs, many_classes=many_classes)
+        check_log(lake, pipeline.name, self.log_schema)
         self._score_columns = [name for name in SCORE_COLUMNS if name in self.log_schema.names]
 
     @property

@@ -3,10 +3,18 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pytest
 
 from perennial.lakehouse.lake import Lake
-from perennial.lakehouse.prediction_log import SEGMENT, commit_predictions, prediction_schema, ship_segment
-from perennial.lakehouse.tables import read_snapshot
+from perennial.lakehouse.prediction_log import (
+    SEGMENT,
+    check_log,
+    commit_predictions,
+    prediction_schema,
+    ship_segment,
+)
+from perennial.lakehouse.tables import ensure_table, read_snapshot
+from perennial.rules.schema import SchemaRefused
 
 
 def rows(count: int) -> pa.Table:
@@ -77,3 +85,12 @@ def test_an_input_that_is_part_of_the_key_keeps_its_type_there() -> None:
     assert schema.field("distance").type == pa.float64()
     assert schema.field("origin").type == pa.string()
     assert len(set(schema.names)) == len(schema.names)
+
+
+def test_an_input_of_another_kind_is_refused_before_it_is_answered_for(lake: Lake) -> None:
+    before = prediction_schema({"flight": pa.int64()}, {"distance": "number"})
+    check_log(lake, "trips", before)  # no table yet
+    ensure_table(lake, lake.table("trips", "predictions"), before)
+    check_log(lake, "trips", prediction_schema({"flight": pa.int64()}, {"distance": "number", "wind": "number"}))
+    with pytest.raises(SchemaRefused, match="distance"):
+        check_log(lake, "trips", prediction_schema({"flight": pa.int64()}, {"distance": "category"}))

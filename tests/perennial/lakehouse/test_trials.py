@@ -7,7 +7,7 @@ import pytest
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.stages import latest_stage, make_champion
-from perennial.lakehouse.trials import RolloutRefused, Trial, divert, end_trial, open_trial, read_traffic
+from perennial.lakehouse.trials import RolloutRefused, Trial, divert, end_trial, open_trial, read_traffic, win_trial
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -97,7 +97,8 @@ def test_a_new_champion_ends_whatever_was_tried_against_the_former(lake: Lake) -
 def test_the_version_that_was_tried_takes_over_under_the_same_decision(lake: Lake) -> None:
     crown(lake, 1, 0)
     trial = diverted(lake, opened(lake, 2), "canary", 0.5)
-    crown(lake, 2, trial.generation, trial.rollout)
+    for _ in range(2):  # the run that did it was killed: its successor finds it done
+        win_trial(lake, trial, as_of=NOON, reason="better")
     traffic = read_traffic(lake, "trips")
     assert traffic.trial is None
     assert traffic.champion is not None
@@ -106,3 +107,14 @@ def test_the_version_that_was_tried_takes_over_under_the_same_decision(lake: Lak
     standing = latest_stage(lake, "trips", 2)
     assert standing is not None
     assert standing.stage == "champion"
+
+
+def test_a_version_that_was_withdrawn_at_the_last_moment_does_not_take_over(lake: Lake) -> None:
+    crown(lake, 1, 0)
+    trial = diverted(lake, opened(lake, 2), "canary", 0.5)
+    end_trial(lake, trial, as_of=NOON, reason="somebody asked for it")
+    with pytest.raises(RolloutRefused, match="somebody asked for it"):
+        win_trial(lake, trial, as_of=NOON, reason="better")
+    champion = read_traffic(lake, "trips").champion
+    assert champion is not None
+    assert champion.version == 1

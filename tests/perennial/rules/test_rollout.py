@@ -9,7 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from perennial.rules.anytime import distribution_distance, distribution_radius, higher_rate, mean_above, mostly
-from perennial.rules.rollout import Arm, Seen, brier_difference, error_difference, judge_rollout, match_in_time
+from perennial.rules.rollout import Arm, Seen, judge_rollout, match_in_time, relative_difference, squared_difference
 from perennial.spec.rollout import Rollout
 
 POLICY = Rollout()
@@ -94,7 +94,7 @@ def losses(seed: int, worse: float) -> NDArray[np.float64]:
     chance = random.beta(2, 6, 2_000)
     label = (random.random(2_000) < chance).astype(np.float64)
     other = np.clip(chance + random.normal(0, 0.05, 2_000), 0, 1)
-    return brier_difference(np.clip(other + worse, 0, 1), chance, label)
+    return squared_difference(abs(np.clip(other + worse, 0, 1) - label), abs(chance - label))
 
 
 def test_labels_that_arrive_tell_a_worse_model() -> None:
@@ -137,5 +137,5 @@ def test_requests_are_matched_with_the_next_one_and_each_once() -> None:
 
 def test_an_error_of_nothing_on_both_sides_is_no_difference() -> None:
     zero = np.zeros(2)
-    assert error_difference(zero, zero, zero).tolist() == [0.0, 0.0]
-    assert error_difference(np.array([3.0]), np.array([1.0]), np.zeros(1)).tolist() == [0.5]
+    assert relative_difference(zero, zero).tolist() == [0.0, 0.0]
+    assert relative_difference(np.array([3.0]), np.array([1.0])).tolist() == [0.5]
