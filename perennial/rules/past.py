@@ -91,7 +91,13 @@ def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
         for row in by_kind.get("monitor", [])
         if row["verdict"] == "retrain"
     ]
-    promotions = [row["as_of"] for row in by_kind.get("promotion", []) if row["verdict"] == "promote"]
+    # What was promoted and then rolled back did not help: the breaker counts it like a rejection.
+    withdrawn = {(row["version"], row["as_of"]) for row in ends.values() if row["verdict"] == "rolled_back"}
+    promotions = [
+        row["as_of"]
+        for row in by_kind.get("promotion", [])
+        if row["verdict"] == "promote" and (row["version"], row["as_of"]) not in withdrawn
+    ]
     return Past(
         windows=sorted(windows, key=lambda w: (w.end, w.at)),
         retrains=sorted(retrains, key=lambda r: r.at),

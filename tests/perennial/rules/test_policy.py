@@ -9,7 +9,7 @@ import pytest
 
 from perennial.rules.evidence import Estimate, Evidence, Performance, with_outcomes
 from perennial.rules.metrics import Interval
-from perennial.rules.past import Past, PastRetrain, PastWindow
+from perennial.rules.past import Past, PastRetrain, PastWindow, read_past
 from perennial.rules.policy import Signal, Verdict, decide, judge_window
 from perennial.rules.promise import promise_for
 from perennial.spec import Monitoring
@@ -213,6 +213,24 @@ def test_the_breaker_pages_once_and_a_promotion_closes_it() -> None:
     assert tripped.windows[-1].verdict == "page"
     assert verdict(SURE, tripped).verdict == "hold"
     assert verdict(SURE, tripped.model_copy(update={"promoted_at": at(4)})).verdict == "retrain"
+
+
+def test_promotions_that_were_rolled_back_trip_the_breaker() -> None:
+    def rows(week: int, ended: str) -> list[dict[str, Any]]:
+        of_both = {"decision_id": f"week-{week}", "as_of": at(week + 1), "window_start": at(week)}
+        of_both |= {"window_end": at(week + 1), "evidence": SURE.model_dump_json()}
+        return [
+            {"kind": "monitor", "version": 1, "verdict": "retrain"} | of_both,
+            {"kind": "promotion", "version": week + 2, "verdict": "promote"} | of_both,
+            {"kind": "retrain", "version": week + 2, "verdict": ended} | of_both,
+        ]
+
+    rolled_back = [row for week in (0, 1, 2) for row in rows(week, "rolled_back")]
+    judged = verdict(SURE, read_past(rolled_back), week=3)
+    assert (judged.verdict, judged.guard and judged.guard.name) == ("page", "breaker")
+    kept = [*rolled_back[:6], *rows(2, "promoted")]
+    assert read_past(kept).promoted_at == at(3)
+    assert verdict(SURE, read_past(kept), week=3).verdict == "retrain"
 
 
 def test_a_version_that_was_replaced_is_not_retrained() -> None:
