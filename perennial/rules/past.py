@@ -4,7 +4,7 @@ The policy reads nothing else, so the same rows give the same verdict in `monito
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -65,10 +65,38 @@ class Past(BaseModel, frozen=True):
             promoted_at=self.promoted_at if self.promoted_at and self.promoted_at <= moment else None,
         )
 
+    def before(self, start: datetime, end: datetime) -> list[PastWindow]:
+        """The windows before [start, end), oldest first: by their ends, for windows since a promotion share their start."""
+        return [w for w in self.windows if (w.end, w.start) < (end, start)]
+
     def without(self, decision_id: str) -> "Past":
         """All but the decision that is about to be made (again), whichever name it went by."""
         asked = decision_id.removesuffix(LATE)
         return self.model_copy(update={"windows": [w for w in self.windows if w.asked != asked]})
+
+
+def has_other_rows(earlier: PastWindow, start: datetime, end: datetime) -> bool:
+    """Whether an earlier window is a look of its own beside [start, end): none of its rows lie there.
+
+    A window since a promotion holds all before it; one counts beside it that is at most half as long, so that most rows
+    have come since.
+    """
+    if earlier.start == start:
+        return end - earlier.end >= earlier.end - earlier.start
+    return earlier.end <= start
+
+
+def apart(windows: Sequence[PastWindow], start: datetime, end: datetime) -> list[PastWindow]:
+    """Of the windows before [start, end), oldest first, those with other rows than it and than each other, newest kept.
+
+    A window that slides on by an hour shows the same rows again: what it repeats is no second sign of anything.
+    """
+    found: list[PastWindow] = []
+    for window in reversed(windows):
+        if has_other_rows(window, start, end):
+            found.append(window)
+            start, end = window.start, window.end
+    return found[::-1]
 
 
 def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
@@ -99,7 +127,7 @@ def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
         if row["verdict"] == "promote" and (row["version"], row["as_of"]) not in withdrawn
     ]
     return Past(
-        windows=sorted(windows, key=lambda w: (w.end, w.at)),
+        windows=sorted(windows, key=lambda w: (w.end, w.start, w.at)),
         retrains=sorted(retrains, key=lambda r: r.at),
         promoted_at=max(promotions, default=None),
     )

@@ -8,6 +8,7 @@ policy, moment ─────────────────────�
 synthetic streams call it alike, and whatever the past holds of later moments is not looked at.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from perennial.rules.drift import say_metric
 from perennial.rules.evidence import Check, Evidence, Performance, allowed_loss
 from perennial.rules.guards import Guard, find_guard, train_from
-from perennial.rules.past import Past, PastWindow
+from perennial.rules.past import Past, PastWindow, apart
 from perennial.rules.promise import standing_rejection
 from perennial.spec import Monitoring
 
@@ -59,7 +60,7 @@ def decide(
     past = past.until(moment)
     signal = judge_window(evidence, policy)
     if signal.verdict == "page":
-        return _page_once(signal, evidence, past, start)
+        return _page_once(signal, evidence, past.before(start, end))
     if signal.verdict == "hold":
         return Verdict(verdict="hold", cause=signal.cause, reason=signal.reason)
     costs = sorted(r.seconds for r in past.retrains if r.seconds is not None)
@@ -70,9 +71,9 @@ def decide(
         expected_gain=expected_gain(evidence),
         expected_seconds=costs[len(costs) // 2] if costs else None,
     )
-    guard = _too_few_alarms(signal, evidence, past, policy, start) or find_guard(evidence, past, policy, moment)
+    guard = _too_few_alarms(signal, evidence, past, policy, start, end) or find_guard(evidence, past, policy, moment)
     if guard is None:
-        return wish.model_copy(update={"train_from": train_from(past, evidence.version, policy, moment, start)})
+        return wish.model_copy(update={"train_from": train_from(past, evidence.version, policy, moment, start, end)})
     verdict: Word = "page" if guard.pages else "hold"
     return wish.model_copy(update={"verdict": verdict, "guard": guard, "reason": f"{signal.reason} {guard.reason}"})
 
@@ -160,25 +161,25 @@ def _judge_inputs(evidence: Evidence, policy: Monitoring) -> Signal:
 
 
 def _too_few_alarms(
-    signal: Signal, evidence: Evidence, past: Past, policy: Monitoring, start: datetime
+    signal: Signal, evidence: Evidence, past: Past, policy: Monitoring, start: datetime, end: datetime
 ) -> Guard | None:
     if signal.sure:
         return None
-    earlier = [w for w in past.windows if w.evidence.version == evidence.version and w.start < start]
-    window = earlier[-(policy.of_windows - 1) :] if policy.of_windows > 1 else []
+    earlier = [w for w in past.before(start, end) if w.evidence.version == evidence.version]
+    others = apart(earlier, start, end)[-(policy.of_windows - 1) :] if policy.of_windows > 1 else []
     if standing_rejection(past, earlier):
         return Guard(
             name="alarms",
-            reason=f"But a retrain for version {evidence.version} was not promoted before: the next one needs a loss "
+            reason=f"But a retrain for version {evidence.version} was rejected before: the next one needs a loss "
             "beyond doubt (one chance in a thousand).",
         )
-    alarms = 1 + sum(_alarmed(w, policy) for w in window)
+    alarms = 1 + sum(_alarmed(w, policy) for w in others)
     if alarms >= policy.alarms:
         return None
     return Guard(
         name="alarms",
-        reason=f"But {alarms} of the last {policy.of_windows} windows raised an alarm and the policy asks for "
-        f"{policy.alarms}: it may be noise.",
+        reason=f"But {alarms} of the last {policy.of_windows} windows that share no rows raised an alarm and the policy "
+        f"asks for {policy.alarms}: it may be noise.",
     )
 
 
@@ -186,9 +187,8 @@ def _alarmed(window: PastWindow, policy: Monitoring) -> bool:
     return judge_window(window.evidence, policy).verdict == "retrain"
 
 
-def _page_once(signal: Signal, evidence: Evidence, past: Past, start: datetime) -> Verdict:
+def _page_once(signal: Signal, evidence: Evidence, earlier: Sequence[PastWindow]) -> Verdict:
     """A person is called once for one trouble, not again for every window that it lasts."""
-    earlier = [w for w in past.windows if w.start < start]
     last = earlier[-1] if earlier else None
     known = (
         last is not None

@@ -38,8 +38,8 @@ class Monitoring:
         minimum_rows: labelled rows below which performance, and rows below which inputs, are not judged.
         sample_rows: rows that Evidently's report looks at, from each of the two windows.
         window: which predictions one run watches, where the run is not told.
-        alarms, of_windows: retrain once `alarms` of the last `of_windows` windows of a version raise one. A loss that
-            chance explains less than once in a thousand acts at once.
+        alarms, of_windows: retrain once `alarms` of the last `of_windows` windows of a version raise one, of windows that
+            share no rows. A loss that chance explains less than once in a thousand acts at once.
         season: length of a season that comes back (a week, a year): windows are then also held against the one a season
             earlier, and what was so then is no news. None: no season.
         cool_down: least time between two retrains.

@@ -102,7 +102,7 @@ def _performance_evidence(
 ) -> Evidence:
     metric, policy = pipeline.metric, pipeline.monitoring
     told = read_promise(read_version(request.lake, request.pipeline, request.version), metric)
-    promise = promise_for(told, metric, request.version, past, policy, request.start)
+    promise = promise_for(told, metric, request.version, past, policy, request.start, request.end)
     performance = measure(own, metric, promise)
     card = read_figures(request.lake, request.pipeline, request.version)
     state = window_reliability(own) if pipeline.model.task == "binary" else None

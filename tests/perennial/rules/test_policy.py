@@ -249,7 +249,7 @@ def test_a_rejection_lowers_the_promise_for_a_while_and_a_window_that_keeps_it_e
 
     def promise(*evidence: Evidence) -> float:
         before = past(*evidence, retrains=[retrain(1, "rejected")])
-        return promise_for(told, "roc_auc", 1, before, POLICY, at(len(evidence))).value
+        return promise_for(told, "roc_auc", 1, before, POLICY, at(len(evidence)), at(len(evidence) + 1)).value
 
     assert promise(QUIET) > 0.71
     assert promise(QUIET, SURE) == SURE.performance.measured  # type: ignore[union-attr]  # it has one
@@ -263,9 +263,9 @@ def test_what_was_lost_a_season_earlier_is_allowed_again() -> None:
     told = Interval(0.72, 0.712, 0.728)
     winter = window(performance=auc(0.70, 0.69, 0.71))
     before = past(winter, QUIET, QUIET, QUIET)
-    assert promise_for(told, "roc_auc", 1, before, seasonal, at(4)).value == pytest.approx(0.70, abs=0.004)
-    assert promise_for(told, "roc_auc", 1, before, seasonal, at(5)).value > 0.715
-    assert promise_for(told, "roc_auc", 1, before, POLICY, at(4)).value > 0.715
+    assert promise_for(told, "roc_auc", 1, before, seasonal, at(4), at(5)).value == pytest.approx(0.70, abs=0.004)
+    assert promise_for(told, "roc_auc", 1, before, seasonal, at(5), at(6)).value > 0.715
+    assert promise_for(told, "roc_auc", 1, before, POLICY, at(4), at(5)).value > 0.715
 
 
 def test_harder_rows_are_no_gain_to_expect() -> None:
