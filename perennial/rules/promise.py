@@ -57,7 +57,8 @@ def standing_rejection(past: Past, own: Sequence[PastWindow]) -> Rejection | Non
     Args:
         own: the windows of one version, oldest first.
     """
-    rejected = {r.asked for r in past.retrains if r.ended in ("rejected", "inconclusive")}
+    # An inconclusive retrain had too few labels: it has shown nothing of the world.
+    rejected = {r.asked for r in past.retrains if r.ended == "rejected"}
     found: Rejection | None = None
     for window in own:
         if found and _keeps(window, found.window):

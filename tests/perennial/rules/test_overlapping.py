@@ -83,3 +83,14 @@ def test_a_rejection_lowers_the_promise_for_as_many_windows_that_share_no_rows()
 
     assert promise(daily(15), day=15).value == 0.66
     assert promise(daily(30), day=30).value > 0.71
+
+
+def test_an_inconclusive_retrain_lowers_no_promise_and_a_rejected_one_does() -> None:
+    def after(ended: str) -> Past:
+        retrain = PastRetrain.model_validate({"decision_id": "day-0", "at": MONDAY, "ended": ended})
+        return past([(0, SURE)], retrains=[retrain])
+
+    assert promise(after("rejected"), day=7).value == 0.66
+    assert promise(after("inconclusive"), day=7) == TOLD
+    assert judge(DOUBTFUL, after("rejected"), day=7).verdict == "hold"
+    assert judge(DOUBTFUL, after("inconclusive"), day=7).verdict == "retrain"
