@@ -261,12 +261,12 @@ def figures(evidence: Evidence, policy: Monitoring) -> dict[Check, float]:
     values[Check.BROKEN] = len(evidence.broken)
     seen = evidence.performance
     if seen:
-        allowed = allowed_loss(seen.metric, seen.distance, policy) if seen.distance > 0 else 0.0
-        values[Check.LOSS] = seen.loss / allowed if allowed > 0 else seen.loss_share
+        values[Check.LOSS] = _share_of_allowed(seen.metric, seen.loss, seen.distance, policy)
         values[Check.CERTAIN_LOSS] = seen.certain_loss_share
         values[Check.SURE_LOSS] = seen.loss_share_at(Z_999)
-    if evidence.estimate:
-        values[Check.ESTIMATE] = evidence.estimate.loss / (_estimate_allows(evidence.estimate, policy) or 1.0)
+    if guess := evidence.estimate:
+        distance = distance_from_worthless(guess.metric, guess.promised)
+        values[Check.ESTIMATE] = _share_of_allowed(guess.metric, guess.loss, distance, policy)
     if evidence.drift:
         values[Check.ALL_DRIFT] = drifted_share(evidence, policy.importance)
     if evidence.together:
@@ -319,9 +319,12 @@ def with_outcomes(evidence: Evidence, policy: Monitoring) -> Evidence:
     return evidence.model_copy(update={"tests": outcomes})
 
 
-def _estimate_allows(estimate: Estimate, policy: Monitoring) -> float:
-    distance = distance_from_worthless(estimate.metric, estimate.promised)
-    return max(allowed_loss(estimate.metric, distance, policy), 0.0)
+def _share_of_allowed(metric: str, loss: float, distance: float, policy: Monitoring) -> float:
+    """A loss as a share of what may be lost; where nothing may be, any loss is more than that."""
+    if distance <= 0:  # nothing is lost against a worthless promise: what it is worth is judged elsewhere
+        return 0.0
+    allowed = allowed_loss(metric, distance, policy)
+    return loss / allowed if allowed > 0 else 1 + loss / distance
 
 
 def _usual(metric: str) -> float:

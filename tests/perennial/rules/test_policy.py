@@ -90,6 +90,12 @@ def test_performance_decides_where_labels_exist(evidence: Evidence, word: str, r
     assert_matches(judged.reason, reason)
 
 
+def test_a_policy_that_allows_no_loss_is_alarmed_by_any_that_chance_does_not_explain() -> None:
+    strict = replace(POLICY, maximum_loss_share=0.0)
+    for performance, word in ((auc(0.715, 0.713, 0.717), "retrain"), (auc(0.725, 0.723, 0.727), "hold")):
+        assert judge_window(with_outcomes(window(performance=performance), strict), strict).verdict == word
+
+
 def test_a_promise_measured_on_few_rows_makes_a_loss_less_certain() -> None:
     seen = auc(0.690, 0.682, 0.698)
     vague = seen.model_copy(update={"promised_low": 0.68, "promised_high": 0.76})
