@@ -4,6 +4,7 @@ The policy reads nothing else, so the same rows give the same verdict in `monito
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -14,8 +15,18 @@ from perennial.rules.evidence import Evidence
 
 BULKY = ("scores", "sample_drift", "sample_bounds", "skew", "unseen", "outside", "slices", "seasonal_drift")
 """What no later verdict looks at: a year of windows with hundreds of inputs travels without it."""
-LATE = "-late"  # ends the id of a window's second decision, which late labels asked for
+LATE = re.compile(r"-late(\d*)$")  # ends the ids of a window's further decisions, which late labels asked for
 Ended = Literal["promoted", "rejected", "inconclusive", "failed", "running", "rolled_back"]
+
+
+def late_ending(times: int) -> str:
+    """What the id of a window's decision ends with that late labels have asked for so many times."""
+    return f"-late{times if times > 1 else ''}" if times else ""
+
+
+def asked_of(decision_id: str) -> str:
+    """The window's decision, whether or not late labels reopened it."""
+    return LATE.sub("", decision_id)
 
 
 class PastWindow(BaseModel, frozen=True):
@@ -32,7 +43,13 @@ class PastWindow(BaseModel, frozen=True):
     @property
     def asked(self) -> str:
         """The window's decision, whether or not late labels reopened it."""
-        return self.decision_id.removesuffix(LATE)
+        return asked_of(self.decision_id)
+
+    @property
+    def late(self) -> int:
+        """How often late labels have reopened it."""
+        found = LATE.search(self.decision_id)
+        return int(found[1] or 1) if found else 0
 
 
 class PastRetrain(BaseModel, frozen=True):
@@ -47,7 +64,7 @@ class PastRetrain(BaseModel, frozen=True):
     @property
     def asked(self) -> str:
         """The window's decision, whether or not late labels reopened it."""
-        return self.decision_id.removesuffix(LATE)
+        return asked_of(self.decision_id)
 
 
 class Past(BaseModel, frozen=True):
@@ -71,7 +88,7 @@ class Past(BaseModel, frozen=True):
 
     def without(self, decision_id: str) -> "Past":
         """All but the decision that is about to be made (again), whichever name it went by."""
-        asked = decision_id.removesuffix(LATE)
+        asked = asked_of(decision_id)
         return self.model_copy(update={"windows": [w for w in self.windows if w.asked != asked]})
 
 

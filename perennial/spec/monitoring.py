@@ -49,8 +49,8 @@ class Monitoring:
         training: which labelled rows a retrain learns from: `expanding` all, `sliding` the last `training_length`,
             `since_change` those since the estimated change.
         training_length: for `sliding`; for `since_change` the least that is learned from.
-        reopen_share: a judged window is judged again, once, when at least this share of its rows got a label since.
-            None: never.
+        reopen_share: a judged window is judged again whenever at least this share of its rows got a label since, and
+            `minimum_rows` have one by then. None: never.
     """
 
     maximum_loss_share: float = 0.10

@@ -20,7 +20,7 @@ from perennial.rules.description import ModelDescription
 from perennial.rules.drift import policy_hash, window_name
 from perennial.rules.evidence import Evidence, Slice
 from perennial.rules.feeds import find_broken, find_few_rows
-from perennial.rules.past import Past
+from perennial.rules.past import Past, late_ending
 from perennial.rules.promise import promise_for, season_before
 from perennial.rules.sketch import Sketch
 from perennial.rules.tabular import InputKind
@@ -49,7 +49,7 @@ class WatchRequest(BaseModel, frozen=True):
     Args:
         past: the windows and retrains before, as the table of decisions tells them.
         promised_slices: what the promotion saw on each slice.
-        reopened: the window was judged before, and labels that came late ask for another look.
+        late: how often labels that came late have asked for another look at the window, this one included.
     """
 
     lake: Lake
@@ -62,7 +62,7 @@ class WatchRequest(BaseModel, frozen=True):
     champion: int | None = None
     past: Past = Past()
     promised_slices: list[Slice] = []
-    reopened: bool = False
+    late: int = 0
 
 
 class Watched(BaseModel, frozen=True):
@@ -180,7 +180,7 @@ def _stem(request: WatchRequest, pipeline: Pipeline, start: datetime, end: datet
 def _save(
     request: WatchRequest, pipeline: Pipeline, evidence: Evidence, page: str, states: Mapping[str, Sketch]
 ) -> Watched:
-    stem = _stem(request, pipeline, request.start, request.end, request.version) + ("-late" if request.reopened else "")
+    stem = _stem(request, pipeline, request.start, request.end, request.version) + late_ending(request.late)
     files = request.lake.files()
     save_static(request.lake, files)
     files.pipe_file(request.lake.uri(f"{stem}.html"), page.encode())

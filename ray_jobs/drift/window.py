@@ -139,15 +139,28 @@ def oldest_of_last(lake: Lake, pipeline: Pipeline, before: datetime, rows: int) 
 def count_labelled(
     lake: Lake, pipeline: Pipeline, windows: Sequence[tuple[int, datetime, datetime]], as_of: datetime
 ) -> list[int]:
-    """For each (version, start, end) how many of its rows have a label that was known by `as_of`; labels are read once."""
-    key = list(pipeline.entity_source.key)
+    """For each (version, start, end) how many of its rows have a label that was known by `as_of`.
+
+    Labels and predictions are read once, however many windows share them; of the predictions the labelled ones are held.
+    """
+    key, event_time = list(pipeline.entity_source.key), event_time_of(pipeline)
     known = read_known(lake, pipeline, pipeline.label_source.name, as_of).select(key)
-    counts = []
-    for version, start, end in windows:
-        rows = _scan(lake, pipeline, start, end, "champion", version, columns=key)
-        labelled = rows.unique(key).join(known, on=key, how="semi", nulls_equal=True) if rows.height else rows
-        counts.append(labelled.height)
-    return counts
+    first, last = min(start for _, start, _ in windows), max(end for _, _, end in windows)
+    columns = list(dict.fromkeys([*key, event_time, "version"]))
+    table = lake.catalog().load_table(lake.table(pipeline.name, "predictions"))
+    scan = table.scan(row_filter=_answered(event_time, first, last, "champion"), selected_fields=tuple(columns))
+    parts = [
+        pl.DataFrame(pl.from_arrow(batch)).join(known, on=key, how="semi", nulls_equal=True)
+        for batch in scan.to_arrow_batch_reader()
+    ]
+    if not parts:
+        return [0] * len(windows)
+    rows = pl.concat(parts)
+    of_window = (
+        rows.filter(pl.col("version") == version, pl.col(event_time).is_between(start, end, closed="left"))
+        for version, start, end in windows
+    )
+    return [part.select(key).n_unique() for part in of_window]
 
 
 def join_labels(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
@@ -196,13 +209,7 @@ def _scan(
     version: int | None = None,
     columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    event_time = event_time_of(pipeline)
-    row_filter: BooleanExpression = And(
-        EqualTo(term="role", value=role),
-        NotNull(term="score"),  # a version that failed gave no answer
-        GreaterThanOrEqual(term=event_time, value=start.isoformat()),
-        LessThan(term=event_time, value=end.isoformat()),
-    )
+    row_filter = _answered(event_time_of(pipeline), start, end, role)
     if version is not None:
         row_filter = And(row_filter, EqualTo(term="version", value=version))
     try:
@@ -212,3 +219,12 @@ def _scan(
     frame = pl.from_arrow(rows)
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _answered(event_time: str, start: datetime, end: datetime, role: str) -> BooleanExpression:
+    return And(
+        EqualTo(term="role", value=role),
+        NotNull(term="score"),  # a version that failed gave no answer
+        GreaterThanOrEqual(term=event_time, value=start.isoformat()),
+        LessThan(term=event_time, value=end.isoformat()),
+    )
