@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from perennial.rules.evidence import BROKEN_MISSING_RISE
 from perennial.rules.tabular import InputKind
 
 SMALLEST_SAMPLE = 200
 STUCK_SHARE, USUAL_SHARE = 0.98, 0.6  # of one value: now, and at most in the reference
+ALWAYS_THERE = 0.05  # of values missing in the reference, at most
 RECODED_SHARE = 0.5  # of rows with values the reference never held
 FEW_ROWS_SHARE, COMPARABLE_WINDOWS = 0.6, 8
 WILD_FACTOR = 8.0  # no world grows so much from one window to the next and keeps its shape
@@ -56,6 +58,9 @@ def find_broken(current: pl.DataFrame, reference: pl.DataFrame, inputs: Mapping[
     """
     found = {}
     for name, kind in inputs.items():
+        if lost := _lost_lately(current[name], reference[name]):
+            found[name] = lost
+            continue
         then = reference[name].drop_nulls()
         for rows in (current, current.slice(current.height // 2)):
             now = rows[name].drop_nulls()
@@ -75,6 +80,27 @@ def find_few_rows(rows: int, earlier: Sequence[int]) -> str | None:
         return None
     usual = sorted(comparable)[len(comparable) // 2]
     return f"{rows:,} rows where the {len(comparable)} windows before had {min(comparable):,} at least, {usual:,} as a rule"
+
+
+def _lost_lately(now: pl.Series, then: pl.Series) -> str | None:
+    """Whether values went missing in the newest part of the window only; what the whole of it lacks is judged on all rows.
+
+    A tenth is enough where the reference always had values and the tenth has none: such a feed knows no night either.
+    """
+    usual = _missing_share(then)
+    if _missing_share(now) - usual > BROKEN_MISSING_RISE:
+        return None
+    half, tenth = (now.tail(len(now) // parts) for parts in (2, 10))
+    if len(half) >= SMALLEST_SAMPLE and (share := _missing_share(half)) - usual > BROKEN_MISSING_RISE:
+        return f"lost: {share:.0%} of its values are missing in the later half of the window"
+    if len(tenth) >= SMALLEST_SAMPLE and usual <= ALWAYS_THERE and _missing_share(tenth) >= STUCK_SHARE:
+        return f"lost: {_missing_share(tenth):.0%} of its values are missing in the newest tenth of the window"
+    return None
+
+
+def _missing_share(values: pl.Series) -> float:
+    gone = values.is_null() | values.is_nan().fill_null(False) if values.dtype.is_float() else values.is_null()
+    return float(gone.sum()) / max(len(values), 1)
 
 
 def _stuck(now: pl.Series, then: pl.Series) -> str | None:

@@ -1,5 +1,6 @@
 """What a feed does when it breaks is told apart from what the world does when it drifts."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -51,6 +52,33 @@ def test_a_feed_that_broke_half_way_through_the_window_is_named() -> None:
     late = pl.int_range(pl.len()) > ROWS * 0.45
     changed = pl.when(late).then(pl.col("distance") * 1_000).otherwise("distance").alias("distance")
     assert list(found(lambda rows: rows.with_columns(changed))) == ["distance"]
+
+
+NEWEST = pl.int_range(pl.len()) / pl.len()
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "part"),
+    [
+        ("distance", pl.when(NEWEST < 0.8).then("distance"), "later half"),
+        ("distance", pl.when(NEWEST < 0.8).then("distance").otherwise(math.nan), "later half"),
+        ("airport", pl.when(NEWEST < 0.8).then("airport"), "later half"),
+        ("distance", pl.when(NEWEST < 0.89).then("distance"), "newest tenth"),
+    ],
+)
+def test_a_feed_that_lost_its_values_lately_is_named_before_the_whole_window_shows_it(
+    column: str, change: pl.Expr, part: str
+) -> None:
+    trouble = found(lambda rows: rows.with_columns(change.alias(column)))
+    assert list(trouble) == [column]
+    assert part in trouble[column]
+
+
+def test_values_that_are_missing_by_night_in_the_reference_too_are_not_lost() -> None:
+    def nights(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.with_columns(distance=pl.when(NEWEST < 0.85).then("distance"))
+
+    assert find_broken(nights(sample(2)), nights(sample()), INPUTS) == {}  # type: ignore[arg-type]  # kinds are literals
 
 
 @pytest.mark.parametrize(
