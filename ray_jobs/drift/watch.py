@@ -163,12 +163,12 @@ def _season(
     kept = load_states(
         request.lake, _stem(request, pipeline, before.start, before.end, before.evidence.version) + ".parquet"
     )
-    if any(kept[name].edges != states[name].edges for name in inputs if name in kept):
-        # Another version's edges then: read that window again with this one's.
+    if not kept or any(kept[name].edges != states[name].edges for name in inputs if name in kept):
+        # Gone with its report, of another policy, or with another version's edges: read that window again with this one's.
         edges = {name: state.edges for name, state in states.items()}
         place = (request.lake, pipeline, before.evidence.version, before.start, before.end)
         kept = dict(read_window(*place, edges).sketches)
-    return seasonal_drift(states, kept, inputs) if kept else None
+    return seasonal_drift(states, kept, inputs)
 
 
 def _stem(request: WatchRequest, pipeline: Pipeline, start: datetime, end: datetime, version: int) -> str:
