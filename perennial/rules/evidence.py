@@ -158,6 +158,7 @@ class Evidence(BaseModel, frozen=True):
         other_rows: rows of the window answered by other champions than `version`: not judged here.
         asked_rows: rows that clients asked about, whoever answered and whatever share was logged.
         replaced_by: the champion by now, where it is another one: retraining for `version` would come too late.
+        read_rows: of a large window the even part that labels and metrics were read from; None: all of them.
         performance: None while no metric can be computed, for instance with labels of one class only.
         figures: every usual metric on the labelled rows, at the version's threshold.
         importance: per input what shuffling its values cost the version's metric, as its model card has it; empty before.
@@ -180,6 +181,7 @@ class Evidence(BaseModel, frozen=True):
     other_rows: int = 0
     asked_rows: float | None = None
     replaced_by: int | None = None
+    read_rows: int | None = None
     labelled_rows: int = 0
     performance: Performance | None = None
     figures: dict[str, float] = {}
@@ -213,7 +215,7 @@ class Evidence(BaseModel, frozen=True):
     @property
     def labelled_share(self) -> float:
         """Share of the rows whose label has arrived."""
-        return self.labelled_rows / self.rows if self.rows else 0.0
+        return self.labelled_rows / (self.rows if self.read_rows is None else self.read_rows) if self.rows else 0.0
 
     @property
     def drifted_inputs(self) -> list[str]:

@@ -113,6 +113,7 @@ def _performance_evidence(
         version=request.version,
         rows=seen.count,
         other_rows=seen.other_rows,
+        read_rows=own.height if 0 < own.height < seen.count else None,
         replaced_by=request.champion if request.champion != request.version else None,
         labelled_rows=own.height - own[LABEL].null_count() if own.height else 0,
         performance=performance,
