@@ -5,15 +5,18 @@ The world drifts by moving and widening; a feed breaks by what the world does no
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from perennial.rules.evidence import BROKEN_MISSING_RISE
+from perennial.rules.past import PastWindow, apart
 from perennial.rules.tabular import InputKind
 
 SMALLEST_SAMPLE = 200
+DAY = timedelta(days=1)
 STUCK_SHARE, USUAL_SHARE = 0.98, 0.6  # of one value: now, and at most in the reference
 ALWAYS_THERE = 0.05  # of values missing in the reference, at most
 RECODED_SHARE = 0.5  # of rows with values the reference never held
@@ -71,6 +74,23 @@ def find_broken(current: pl.DataFrame, reference: pl.DataFrame, inputs: Mapping[
                 found[name] = trouble
                 break
     return found
+
+
+def rows_before(windows: Sequence[PastWindow], start: datetime, end: datetime) -> list[int]:
+    """Rows asked for in the windows before [start, end) that share none with it, as if each were as long; oldest first.
+
+    Of windows shorter than a day each day's quietest counts, or every nightfall would look like a broken feed.
+    """
+    found: dict[timedelta, int] = {}
+    for window in apart(windows, start, end):
+        asked = window.evidence.asked_rows
+        if asked is None:
+            continue
+        rows = round(asked * ((end - start) / (window.end - window.start)))
+        ago = end - window.end
+        place = ago if end - start >= DAY else ago // DAY * DAY
+        found[place] = min(rows, found.get(place, rows))
+    return [found[place] for place in sorted(found, reverse=True)]
 
 
 def find_few_rows(rows: int, earlier: Sequence[int]) -> str | None:

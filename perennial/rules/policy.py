@@ -60,7 +60,7 @@ def decide(
     past = past.until(moment)
     signal = judge_window(evidence, policy)
     if signal.verdict == "page":
-        return _page_once(signal, evidence, past.before(start, end))
+        return _page_once(signal, evidence, past.before(start, end), policy)
     if signal.verdict == "hold":
         return Verdict(verdict="hold", cause=signal.cause, reason=signal.reason)
     costs = sorted(r.seconds for r in past.retrains if r.seconds is not None)
@@ -89,6 +89,15 @@ def judge_window(evidence: Evidence, policy: Monitoring) -> Signal:
             "silence",
             "No prediction was logged in the window: either nothing was asked, or requests or their log are broken. "
             "Look at the endpoint and at the prediction log; retraining cannot help.",
+        )
+    if _silent(evidence, policy):
+        assert evidence.freshness_seconds is not None
+        return Signal(
+            "page",
+            "silence",
+            f"The newest prediction is {evidence.freshness_seconds / 3600:,.0f} hours old; the policy's window.length allows "
+            f"{policy.window.length.total_seconds() / 3600:,.0f}. Look at the endpoint and at the prediction log; retraining "
+            "cannot help.",
         )
     if evidence.fails(Check.BROKEN) or (evidence.fails(Check.MISSING) and not evidence.fails(Check.ROWS)):
         return Signal("page", "broken", _say_broken(evidence))
@@ -187,12 +196,12 @@ def _alarmed(window: PastWindow, policy: Monitoring) -> bool:
     return judge_window(window.evidence, policy).verdict == "retrain"
 
 
-def _page_once(signal: Signal, evidence: Evidence, earlier: Sequence[PastWindow]) -> Verdict:
+def _page_once(signal: Signal, evidence: Evidence, earlier: Sequence[PastWindow], policy: Monitoring) -> Verdict:
     """A person is called once for one trouble, not again for every window that it lasts."""
     last = earlier[-1] if earlier else None
     known = (
         last is not None
-        and _same_trouble(last.evidence, evidence)
+        and _same_trouble(last.evidence, evidence, policy)
         and (last.verdict == "page" or last.guard == "paged")
     )
     if known:
@@ -204,12 +213,21 @@ def _page_once(signal: Signal, evidence: Evidence, earlier: Sequence[PastWindow]
     return Verdict(verdict="page", cause=signal.cause, reason=signal.reason)
 
 
-def _same_trouble(before: Evidence, now: Evidence) -> bool:
-    if now.rows == 0 or before.rows == 0:
-        return now.rows == before.rows
+def _same_trouble(before: Evidence, now: Evidence, policy: Monitoring) -> bool:
+    if _silent(now, policy) or _silent(before, policy):
+        return _silent(now, policy) and _silent(before, policy)
     if now.broken_inputs:
         return set(now.broken_inputs) <= set(before.broken_inputs)
     return now.version == before.version and _worthless(now) and _worthless(before)
+
+
+def _silent(evidence: Evidence, policy: Monitoring) -> bool:
+    """Whether nobody is answered: windows that reach back as far as they must never run empty, but their rows grow old."""
+    if evidence.rows == 0:
+        return True
+    reaches_back = policy.window.by in ("rows", "since_promotion")
+    age = evidence.freshness_seconds
+    return reaches_back and age is not None and age > policy.window.length.total_seconds()
 
 
 def _worthless(evidence: Evidence) -> bool:

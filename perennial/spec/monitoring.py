@@ -13,7 +13,8 @@ class Window:
     Args:
         by: `sliding`: the `length` before the run's moment. `fixed`: the last whole `length`, counted from the first
             Monday of 1970, so that two runs within one length watch the same window. `since_promotion`: all since the
-            champion began to serve. `rows`: the last `rows` predictions.
+            champion began to serve. `rows`: the last `rows` predictions. The last two hold rows however old they are: there
+            `length` is how old the newest may be before a person is called.
     """
 
     by: Literal["sliding", "fixed", "since_promotion", "rows"] = "sliding"

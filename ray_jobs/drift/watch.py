@@ -19,7 +19,7 @@ from perennial.lakehouse.registry import read_version
 from perennial.rules.description import ModelDescription
 from perennial.rules.drift import policy_hash, window_name
 from perennial.rules.evidence import Evidence, Slice
-from perennial.rules.feeds import find_broken, find_few_rows
+from perennial.rules.feeds import find_broken, find_few_rows, rows_before
 from perennial.rules.past import Past, late_ending
 from perennial.rules.promise import promise_for, season_before
 from perennial.rules.sketch import Sketch
@@ -139,12 +139,9 @@ def _feature_evidence(
     if current.is_empty():
         return {}
     broken = find_broken(current, reference, inputs)
-    length = request.end - request.start
-    earlier = [w for w in past.windows if w.end <= request.start and w.end - w.start == length]
-    asked = asked_rows(request.lake, pipeline, request.start, request.end)
-    few = find_few_rows(
-        round(asked), [round(w.evidence.asked_rows) for w in earlier if w.evidence.asked_rows is not None]
-    )
+    window = (request.start, request.end)
+    asked = asked_rows(request.lake, pipeline, *window)
+    few = find_few_rows(round(asked), rows_before(past.before(*window), *window))
     shares, rows = match_shares(request.lake, pipeline, current, inputs, request.as_of)
     return {
         "broken": broken | ({"feed": few} if few else {}),

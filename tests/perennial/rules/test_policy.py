@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -12,7 +12,7 @@ from perennial.rules.metrics import Interval
 from perennial.rules.past import Past, PastRetrain, PastWindow, read_past
 from perennial.rules.policy import Signal, Verdict, decide, judge_window
 from perennial.rules.promise import promise_for
-from perennial.spec import Monitoring
+from perennial.spec import Monitoring, Window
 
 POLICY = Monitoring(maximum_loss_share=0.10, maximum_drifted_share=0.5, drift_effect_size=0.1, minimum_rows=500)
 WEEK = timedelta(days=7)
@@ -161,6 +161,20 @@ def test_what_is_broken_or_too_little_is_never_retrained_on(evidence: Evidence, 
     judged = judge(evidence)
     assert judged.verdict == word
     assert_matches(judged.reason, reason)
+
+
+@pytest.mark.parametrize("by", ["rows", "since_promotion"])
+def test_a_window_that_never_runs_empty_is_silent_once_its_newest_row_is_old(
+    by: Literal["rows", "since_promotion"],
+) -> None:
+    policy = replace(POLICY, window=Window(by, length=timedelta(days=2)))
+    fresh, old = (window(performance=auc(0.6, 0.59, 0.61), freshness_seconds=3_600 * hours) for hours in (47, 49))
+    assert judge_window(fresh, policy).verdict == "retrain"
+    assert judge_window(old, policy)[:2] == ("page", "silence")
+    assert_matches(judge_window(old, policy).reason, "newest prediction is 49 hours old; .* allows 48")
+    assert judge_window(old, POLICY).verdict == "retrain"  # a sliding window ends with what was asked in it
+    silent = past(QUIET, old, old, window(rows=0, labelled_rows=0), BROKEN, old, policy=policy)
+    assert [w.verdict for w in silent.windows] == ["hold", "page", "hold", "hold", "page", "page"]
 
 
 def test_a_broken_feed_pages_even_when_performance_fell() -> None:
