@@ -17,7 +17,7 @@ from ray_jobs.drift.skew import match_shares
 from ray_jobs.drift.states import load_states, reference_edges, sketch_files, window_filter
 from ray_jobs.drift.together import tell_apart
 from ray_jobs.drift.watch import Watched, WatchRequest, watch
-from ray_jobs.drift.window import read_answers, read_part, read_window
+from ray_jobs.drift.window import count_labelled, read_answers, read_part, read_window
 from tests.ray_jobs.drift.world import (
     JULY,
     JUNE,
@@ -84,6 +84,18 @@ def test_a_large_window_counts_its_own_answers_and_the_labels_of_the_part_that_i
     assert evidence.other_rows == 500
     assert evidence.read_rows == pytest.approx(333, abs=60)
     assert evidence.labelled_share == 1.0
+
+
+def test_labels_are_counted_in_every_window_that_shares_a_row_and_per_version(lake: Lake, folder: Path) -> None:
+    pipeline = load_rides(folder)
+    answered_window(lake, pipeline, 1, rows=300)  # ten a day; their labels come two hours later
+    ridden = rides(MAY, 300, first=int(MAY.timestamp()), seed=MAY.month)
+    answer(lake, pipeline, ridden, 1, drawn_scores(300), request="again")
+    answer(lake, pipeline, ridden, 2, drawn_scores(300))
+    days = [MAY + timedelta(days=number) for number in range(11)]
+    windows = [(1, days[0], days[10]), (1, days[5], days[10]), (2, days[0], days[1]), (3, days[0], days[10])]
+    assert count_labelled(lake, pipeline, windows, JUNE) == [100, 50, 10, 0]
+    assert count_labelled(lake, pipeline, windows, days[6]) == [60, 10, 10, 0]
 
 
 def test_a_windows_states_are_kept_and_load_again(lake: Lake, folder: Path) -> None:
