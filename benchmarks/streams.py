@@ -172,7 +172,7 @@ def gather(
 ) -> Evidence:
     """The evidence that `ray_jobs.drift.watch` gathers, of what bears on the verdict."""
     scores = model.scores(rows)
-    promise = promise_for(model.promise, "roc_auc", model.version, past, policy, start)
+    promise = promise_for(model.promise, "roc_auc", model.version, past, policy, start, start + WEEK)
     value = roc_auc(labels, scores)
     half = 1.96 * roc_auc_error(value, labels.sum(), len(labels) - labels.sum())
     then, now = model.states, sketch_frame(rows, model.edges)

@@ -46,8 +46,8 @@ def monitor(
     commit_shipped_predictions(settings.lake, pipeline)
     window = find_window(*place, utc(start) if start else None, utc(end) if end else None, as_of)
     for late in find_reopened(*place, window, as_of):
-        watched = watch_window(settings.compute, *place, late.subject, late.window, as_of, reopened=True)
-        tell_verdict(settings.lake, record_verdict(*place, watched, late.window, as_of, reopened=True))
+        watched = watch_window(settings.compute, *place, late.subject, late.window, as_of, late.times)
+        tell_verdict(settings.lake, record_verdict(*place, watched, late.window, as_of, late.times))
 
     subject = pick_version(*place, window, as_of)
     if subject is None:

@@ -50,7 +50,7 @@ def watch_window(
     subject: Subject,
     window: Stretch,
     as_of: datetime,
-    reopened: bool = False,
+    late: int = 0,
 ) -> "Watched":
     """Gather a window's evidence and save Evidently's report; watching it again overwrites it alike."""
     from ray_jobs.drift.watch import WatchRequest, watch
@@ -65,7 +65,7 @@ def watch_window(
         start=window.start,
         end=window.end,
         as_of=as_of,
-        reopened=reopened,
+        late=late,
         past=read_pipeline_past(lake, pipeline, as_of),
         promised_slices=_promised_slices(rows, subject.version),
     )
@@ -80,12 +80,12 @@ def record_verdict(
     watched: "Watched",
     window: Stretch,
     as_of: datetime,
-    reopened: bool = False,
+    late: int = 0,
 ) -> Decision:
     """Judge a window's evidence and commit the verdict; return the row as it stands, also when it was there before."""
     policy = load_pipeline(pipeline, pipelines).monitoring
     version = watched.evidence.version
-    decision_id = monitor_decision_id(pipeline, version, *window, policy, reopened)
+    decision_id = monitor_decision_id(pipeline, version, *window, policy, late)
     past = read_pipeline_past(lake, pipeline, as_of).without(decision_id)
     judged = decide(watched.evidence, past, policy, as_of, *window)
     return record_decision(

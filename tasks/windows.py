@@ -3,6 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 
+import polars as pl
 from prefect import get_run_logger, task
 from pydantic import BaseModel
 
@@ -22,10 +23,11 @@ class Subject(BaseModel, frozen=True):
 
 
 class Late(BaseModel, frozen=True):
-    """A window that late labels reopen, and whom it is about."""
+    """A window that late labels reopen, whom it is about, and how often they have by now."""
 
     subject: Subject
     window: Stretch
+    times: int
 
 
 @task
@@ -54,24 +56,28 @@ def find_window(
 
 @task
 def find_reopened(lake: Lake, pipelines: Path, pipeline: str, window: Stretch, as_of: datetime) -> list[Late]:
-    """The windows before this one of which enough rows got their label since they were judged."""
+    """The windows before this one of which enough rows got their label since they were looked at last."""
     from perennial.lakehouse.stages import champion_stage
     from ray_jobs.drift.window import count_labelled
 
     declared = load_pipeline(pipeline, pipelines)
-    share, past = declared.monitoring.reopen_share, read_pipeline_past(lake, pipeline, as_of)
-    waiting = could_reopen(past, share, window.start)
+    policy, past = declared.monitoring, read_pipeline_past(lake, pipeline, as_of)
+    waiting = could_reopen(past, policy, window)
     if not waiting:
         return []
     labelled = count_labelled(lake, declared, [(w.evidence.version, w.start, w.end) for w in waiting], as_of)
-    counts = dict(zip((w.decision_id for w in waiting), labelled, strict=True))
     serving = champion_stage(lake, pipeline, as_of)
-    found = reopened_windows(past, counts, share)
+    found = reopened_windows(past, waiting, labelled, policy, as_of)
+    counts = dict(zip((w.decision_id for w in waiting), labelled, strict=True))
     for late in found:
         get_run_logger().info("%s is judged again: %s labels by now", late.decision_id, f"{counts[late.decision_id]:,}")
     champion = serving.version if serving else None
     return [
-        Late(subject=Subject(version=w.evidence.version, champion=champion), window=Stretch(w.start, w.end))
+        Late(
+            subject=Subject(version=w.evidence.version, champion=champion),
+            window=Stretch(w.start, w.end),
+            times=w.late + 1,
+        )
         for w in found
     ]
 
@@ -96,4 +102,5 @@ def pick_version(lake: Lake, pipelines: Path, pipeline: str, window: Stretch, as
 
 def read_pipeline_past(lake: Lake, pipeline: str, moment: datetime) -> Past:
     """What the pipeline had been through by a moment, from the table of decisions."""
-    return read_past(read_decisions(lake, pipeline).iter_rows(named=True)).until(moment)
+    # Later rows go before they are read: a window that was reopened since is then known as it was judged first.
+    return read_past(read_decisions(lake, pipeline).filter(pl.col("as_of") <= moment).iter_rows(named=True))

@@ -8,7 +8,7 @@ from datetime import datetime
 from statistics import NormalDist
 from typing import Literal
 
-from perennial.rules.past import LATE
+from perennial.rules.past import late_ending
 from perennial.spec import Monitoring
 
 CHANCE = 0.025  # on one side, for all columns of a window together
@@ -52,13 +52,13 @@ def window_name(start: datetime, end: datetime) -> str:
 
 
 def monitor_decision_id(
-    pipeline: str, version: int, start: datetime, end: datetime, policy: Monitoring, reopened: bool = False
+    pipeline: str, version: int, start: datetime, end: datetime, policy: Monitoring, late: int = 0
 ) -> str:
     """The same pipeline, version, window and policy give the same id, so a rerun cannot decide twice.
 
-    A window that late labels reopened has one id more.
+    A window that late labels reopened has an id more for each time.
     """
-    return f"{pipeline}-v{version}-{window_name(start, end)}-{policy_hash(policy)[:8]}{LATE if reopened else ''}"
+    return f"{pipeline}-v{version}-{window_name(start, end)}-{policy_hash(policy)[:8]}{late_ending(late)}"
 
 
 def say_metric(metric: str) -> str:

@@ -158,6 +158,7 @@ class Evidence(BaseModel, frozen=True):
         other_rows: rows of the window answered by other champions than `version`: not judged here.
         asked_rows: rows that clients asked about, whoever answered and whatever share was logged.
         replaced_by: the champion by now, where it is another one: retraining for `version` would come too late.
+        read_rows: of a large window the even part that labels and metrics were read from; None: all of them.
         performance: None while no metric can be computed, for instance with labels of one class only.
         figures: every usual metric on the labelled rows, at the version's threshold.
         importance: per input what shuffling its values cost the version's metric, as its model card has it; empty before.
@@ -180,6 +181,7 @@ class Evidence(BaseModel, frozen=True):
     other_rows: int = 0
     asked_rows: float | None = None
     replaced_by: int | None = None
+    read_rows: int | None = None
     labelled_rows: int = 0
     performance: Performance | None = None
     figures: dict[str, float] = {}
@@ -213,7 +215,7 @@ class Evidence(BaseModel, frozen=True):
     @property
     def labelled_share(self) -> float:
         """Share of the rows whose label has arrived."""
-        return self.labelled_rows / self.rows if self.rows else 0.0
+        return self.labelled_rows / (self.rows if self.read_rows is None else self.read_rows) if self.rows else 0.0
 
     @property
     def drifted_inputs(self) -> list[str]:
@@ -261,12 +263,12 @@ def figures(evidence: Evidence, policy: Monitoring) -> dict[Check, float]:
     values[Check.BROKEN] = len(evidence.broken)
     seen = evidence.performance
     if seen:
-        allowed = allowed_loss(seen.metric, seen.distance, policy) if seen.distance > 0 else 0.0
-        values[Check.LOSS] = seen.loss / allowed if allowed > 0 else seen.loss_share
+        values[Check.LOSS] = _share_of_allowed(seen.metric, seen.loss, seen.distance, policy)
         values[Check.CERTAIN_LOSS] = seen.certain_loss_share
         values[Check.SURE_LOSS] = seen.loss_share_at(Z_999)
-    if evidence.estimate:
-        values[Check.ESTIMATE] = evidence.estimate.loss / (_estimate_allows(evidence.estimate, policy) or 1.0)
+    if guess := evidence.estimate:
+        distance = distance_from_worthless(guess.metric, guess.promised)
+        values[Check.ESTIMATE] = _share_of_allowed(guess.metric, guess.loss, distance, policy)
     if evidence.drift:
         values[Check.ALL_DRIFT] = drifted_share(evidence, policy.importance)
     if evidence.together:
@@ -319,9 +321,12 @@ def with_outcomes(evidence: Evidence, policy: Monitoring) -> Evidence:
     return evidence.model_copy(update={"tests": outcomes})
 
 
-def _estimate_allows(estimate: Estimate, policy: Monitoring) -> float:
-    distance = distance_from_worthless(estimate.metric, estimate.promised)
-    return max(allowed_loss(estimate.metric, distance, policy), 0.0)
+def _share_of_allowed(metric: str, loss: float, distance: float, policy: Monitoring) -> float:
+    """A loss as a share of what may be lost; where nothing may be, any loss is more than that."""
+    if distance <= 0:  # nothing is lost against a worthless promise: what it is worth is judged elsewhere
+        return 0.0
+    allowed = allowed_loss(metric, distance, policy)
+    return loss / allowed if allowed > 0 else 1 + loss / distance
 
 
 def _usual(metric: str) -> float:

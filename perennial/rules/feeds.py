@@ -5,15 +5,20 @@ The world drifts by moving and widening; a feed breaks by what the world does no
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from perennial.rules.evidence import BROKEN_MISSING_RISE
+from perennial.rules.past import PastWindow, apart
 from perennial.rules.tabular import InputKind
 
 SMALLEST_SAMPLE = 200
+DAY = timedelta(days=1)
 STUCK_SHARE, USUAL_SHARE = 0.98, 0.6  # of one value: now, and at most in the reference
+ALWAYS_THERE = 0.05  # of values missing in the reference, at most
 RECODED_SHARE = 0.5  # of rows with values the reference never held
 FEW_ROWS_SHARE, COMPARABLE_WINDOWS = 0.6, 8
 WILD_FACTOR = 8.0  # no world grows so much from one window to the next and keeps its shape
@@ -56,6 +61,9 @@ def find_broken(current: pl.DataFrame, reference: pl.DataFrame, inputs: Mapping[
     """
     found = {}
     for name, kind in inputs.items():
+        if lost := _lost_lately(current[name], reference[name]):
+            found[name] = lost
+            continue
         then = reference[name].drop_nulls()
         for rows in (current, current.slice(current.height // 2)):
             now = rows[name].drop_nulls()
@@ -68,6 +76,23 @@ def find_broken(current: pl.DataFrame, reference: pl.DataFrame, inputs: Mapping[
     return found
 
 
+def rows_before(windows: Sequence[PastWindow], start: datetime, end: datetime) -> list[int]:
+    """Rows asked for in the windows before [start, end) that share none with it, as if each were as long; oldest first.
+
+    Of windows shorter than a day each day's quietest counts, or every nightfall would look like a broken feed.
+    """
+    found: dict[timedelta, int] = {}
+    for window in apart(windows, start, end):
+        asked = window.evidence.asked_rows
+        if asked is None:
+            continue
+        rows = round(asked * ((end - start) / (window.end - window.start)))
+        ago = end - window.end
+        place = ago if end - start >= DAY else ago // DAY * DAY
+        found[place] = min(rows, found.get(place, rows))
+    return [found[place] for place in sorted(found, reverse=True)]
+
+
 def find_few_rows(rows: int, earlier: Sequence[int]) -> str | None:
     """Whether a window has far fewer rows than any of the comparable ones before it (at least three), in words."""
     comparable = [count for count in earlier[-COMPARABLE_WINDOWS:] if count]
@@ -75,6 +100,27 @@ def find_few_rows(rows: int, earlier: Sequence[int]) -> str | None:
         return None
     usual = sorted(comparable)[len(comparable) // 2]
     return f"{rows:,} rows where the {len(comparable)} windows before had {min(comparable):,} at least, {usual:,} as a rule"
+
+
+def _lost_lately(now: pl.Series, then: pl.Series) -> str | None:
+    """Whether values went missing in the newest part of the window only; what the whole of it lacks is judged on all rows.
+
+    A tenth is enough where the reference always had values and the tenth has none: such a feed knows no night either.
+    """
+    usual = _missing_share(then)
+    if _missing_share(now) - usual > BROKEN_MISSING_RISE:
+        return None
+    half, tenth = (now.tail(len(now) // parts) for parts in (2, 10))
+    if len(half) >= SMALLEST_SAMPLE and (share := _missing_share(half)) - usual > BROKEN_MISSING_RISE:
+        return f"lost: {share:.0%} of its values are missing in the later half of the window"
+    if len(tenth) >= SMALLEST_SAMPLE and usual <= ALWAYS_THERE and _missing_share(tenth) >= STUCK_SHARE:
+        return f"lost: {_missing_share(tenth):.0%} of its values are missing in the newest tenth of the window"
+    return None
+
+
+def _missing_share(values: pl.Series) -> float:
+    gone = values.is_null() | values.is_nan().fill_null(False) if values.dtype.is_float() else values.is_null()
+    return float(gone.sum()) / max(len(values), 1)
 
 
 def _stuck(now: pl.Series, then: pl.Series) -> str | None:

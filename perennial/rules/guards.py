@@ -31,7 +31,9 @@ def find_guard(evidence: Evidence, past: Past, policy: Monitoring, moment: datet
     return next((guard for guard in (*guards, _budget(past, policy, moment)) if guard), None)
 
 
-def train_from(past: Past, version: int, policy: Monitoring, moment: datetime, start: datetime) -> datetime | None:
+def train_from(
+    past: Past, version: int, policy: Monitoring, moment: datetime, start: datetime, end: datetime
+) -> datetime | None:
     """The oldest event time that a retrain should learn from; None: everything.
 
     `since_change` looks for the window of this version with which the losses began: the split of the series of losses
@@ -43,7 +45,7 @@ def train_from(past: Past, version: int, policy: Monitoring, moment: datetime, s
     least = moment - policy.training_length
     if policy.training == "sliding":
         return least
-    own = [w for w in past.windows if w.evidence.version == version and w.evidence.performance and w.start < start]
+    own = [w for w in past.before(start, end) if w.evidence.version == version and w.evidence.performance]
     losses = [w.evidence.performance.loss for w in own if w.evidence.performance]
     split = _best_split(losses)
     return min(own[split].start if split is not None else start, least)

@@ -4,7 +4,8 @@ The policy reads nothing else, so the same rows give the same verdict in `monito
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -14,8 +15,18 @@ from perennial.rules.evidence import Evidence
 
 BULKY = ("scores", "sample_drift", "sample_bounds", "skew", "unseen", "outside", "slices", "seasonal_drift")
 """What no later verdict looks at: a year of windows with hundreds of inputs travels without it."""
-LATE = "-late"  # ends the id of a window's second decision, which late labels asked for
+LATE = re.compile(r"-late(\d*)$")  # ends the ids of a window's further decisions, which late labels asked for
 Ended = Literal["promoted", "rejected", "inconclusive", "failed", "running", "rolled_back"]
+
+
+def late_ending(times: int) -> str:
+    """What the id of a window's decision ends with that late labels have asked for so many times."""
+    return f"-late{times if times > 1 else ''}" if times else ""
+
+
+def asked_of(decision_id: str) -> str:
+    """The window's decision, whether or not late labels reopened it."""
+    return LATE.sub("", decision_id)
 
 
 class PastWindow(BaseModel, frozen=True):
@@ -32,7 +43,13 @@ class PastWindow(BaseModel, frozen=True):
     @property
     def asked(self) -> str:
         """The window's decision, whether or not late labels reopened it."""
-        return self.decision_id.removesuffix(LATE)
+        return asked_of(self.decision_id)
+
+    @property
+    def late(self) -> int:
+        """How often late labels have reopened it."""
+        found = LATE.search(self.decision_id)
+        return int(found[1] or 1) if found else 0
 
 
 class PastRetrain(BaseModel, frozen=True):
@@ -47,7 +64,7 @@ class PastRetrain(BaseModel, frozen=True):
     @property
     def asked(self) -> str:
         """The window's decision, whether or not late labels reopened it."""
-        return self.decision_id.removesuffix(LATE)
+        return asked_of(self.decision_id)
 
 
 class Past(BaseModel, frozen=True):
@@ -65,10 +82,38 @@ class Past(BaseModel, frozen=True):
             promoted_at=self.promoted_at if self.promoted_at and self.promoted_at <= moment else None,
         )
 
+    def before(self, start: datetime, end: datetime) -> list[PastWindow]:
+        """The windows before [start, end), oldest first: by their ends, for windows since a promotion share their start."""
+        return [w for w in self.windows if (w.end, w.start) < (end, start)]
+
     def without(self, decision_id: str) -> "Past":
         """All but the decision that is about to be made (again), whichever name it went by."""
-        asked = decision_id.removesuffix(LATE)
+        asked = asked_of(decision_id)
         return self.model_copy(update={"windows": [w for w in self.windows if w.asked != asked]})
+
+
+def has_other_rows(earlier: PastWindow, start: datetime, end: datetime) -> bool:
+    """Whether an earlier window is a look of its own beside [start, end): none of its rows lie there.
+
+    A window since a promotion holds all before it; one counts beside it that is at most half as long, so that most rows
+    have come since.
+    """
+    if earlier.start == start:
+        return end - earlier.end >= earlier.end - earlier.start
+    return earlier.end <= start
+
+
+def apart(windows: Sequence[PastWindow], start: datetime, end: datetime) -> list[PastWindow]:
+    """Of the windows before [start, end), oldest first, those with other rows than it and than each other, newest kept.
+
+    A window that slides on by an hour shows the same rows again: what it repeats is no second sign of anything.
+    """
+    found: list[PastWindow] = []
+    for window in reversed(windows):
+        if has_other_rows(window, start, end):
+            found.append(window)
+            start, end = window.start, window.end
+    return found[::-1]
 
 
 def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
@@ -91,9 +136,15 @@ def read_past(rows: Iterable[Mapping[str, Any]]) -> Past:
         for row in by_kind.get("monitor", [])
         if row["verdict"] == "retrain"
     ]
-    promotions = [row["as_of"] for row in by_kind.get("promotion", []) if row["verdict"] == "promote"]
+    # What was promoted and then rolled back did not help: the breaker counts it like a rejection.
+    withdrawn = {(row["version"], row["as_of"]) for row in ends.values() if row["verdict"] == "rolled_back"}
+    promotions = [
+        row["as_of"]
+        for row in by_kind.get("promotion", [])
+        if row["verdict"] == "promote" and (row["version"], row["as_of"]) not in withdrawn
+    ]
     return Past(
-        windows=sorted(windows, key=lambda w: (w.end, w.at)),
+        windows=sorted(windows, key=lambda w: (w.end, w.start, w.at)),
         retrains=sorted(retrains, key=lambda r: r.at),
         promoted_at=max(promotions, default=None),
     )

@@ -8,6 +8,7 @@ policy, moment ─────────────────────�
 synthetic streams call it alike, and whatever the past holds of later moments is not looked at.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from perennial.rules.drift import say_metric
 from perennial.rules.evidence import Check, Evidence, Performance, allowed_loss
 from perennial.rules.guards import Guard, find_guard, train_from
-from perennial.rules.past import Past, PastWindow
+from perennial.rules.past import Past, PastWindow, apart
 from perennial.rules.promise import standing_rejection
 from perennial.spec import Monitoring
 
@@ -59,7 +60,7 @@ def decide(
     past = past.until(moment)
     signal = judge_window(evidence, policy)
     if signal.verdict == "page":
-        return _page_once(signal, evidence, past, start)
+        return _page_once(signal, evidence, past.before(start, end), policy)
     if signal.verdict == "hold":
         return Verdict(verdict="hold", cause=signal.cause, reason=signal.reason)
     costs = sorted(r.seconds for r in past.retrains if r.seconds is not None)
@@ -70,9 +71,9 @@ def decide(
         expected_gain=expected_gain(evidence),
         expected_seconds=costs[len(costs) // 2] if costs else None,
     )
-    guard = _too_few_alarms(signal, evidence, past, policy, start) or find_guard(evidence, past, policy, moment)
+    guard = _too_few_alarms(signal, evidence, past, policy, start, end) or find_guard(evidence, past, policy, moment)
     if guard is None:
-        return wish.model_copy(update={"train_from": train_from(past, evidence.version, policy, moment, start)})
+        return wish.model_copy(update={"train_from": train_from(past, evidence.version, policy, moment, start, end)})
     verdict: Word = "page" if guard.pages else "hold"
     return wish.model_copy(update={"verdict": verdict, "guard": guard, "reason": f"{signal.reason} {guard.reason}"})
 
@@ -88,6 +89,15 @@ def judge_window(evidence: Evidence, policy: Monitoring) -> Signal:
             "silence",
             "No prediction was logged in the window: either nothing was asked, or requests or their log are broken. "
             "Look at the endpoint and at the prediction log; retraining cannot help.",
+        )
+    if _silent(evidence, policy):
+        assert evidence.freshness_seconds is not None
+        return Signal(
+            "page",
+            "silence",
+            f"The newest prediction is {evidence.freshness_seconds / 3600:,.0f} hours old; the policy's window.length allows "
+            f"{policy.window.length.total_seconds() / 3600:,.0f}. Look at the endpoint and at the prediction log; retraining "
+            "cannot help.",
         )
     if evidence.fails(Check.BROKEN) or (evidence.fails(Check.MISSING) and not evidence.fails(Check.ROWS)):
         return Signal("page", "broken", _say_broken(evidence))
@@ -160,25 +170,25 @@ def _judge_inputs(evidence: Evidence, policy: Monitoring) -> Signal:
 
 
 def _too_few_alarms(
-    signal: Signal, evidence: Evidence, past: Past, policy: Monitoring, start: datetime
+    signal: Signal, evidence: Evidence, past: Past, policy: Monitoring, start: datetime, end: datetime
 ) -> Guard | None:
     if signal.sure:
         return None
-    earlier = [w for w in past.windows if w.evidence.version == evidence.version and w.start < start]
-    window = earlier[-(policy.of_windows - 1) :] if policy.of_windows > 1 else []
+    earlier = [w for w in past.before(start, end) if w.evidence.version == evidence.version]
+    others = apart(earlier, start, end)[-(policy.of_windows - 1) :] if policy.of_windows > 1 else []
     if standing_rejection(past, earlier):
         return Guard(
             name="alarms",
-            reason=f"But a retrain for version {evidence.version} was not promoted before: the next one needs a loss "
+            reason=f"But a retrain for version {evidence.version} was rejected before: the next one needs a loss "
             "beyond doubt (one chance in a thousand).",
         )
-    alarms = 1 + sum(_alarmed(w, policy) for w in window)
+    alarms = 1 + sum(_alarmed(w, policy) for w in others)
     if alarms >= policy.alarms:
         return None
     return Guard(
         name="alarms",
-        reason=f"But {alarms} of the last {policy.of_windows} windows raised an alarm and the policy asks for "
-        f"{policy.alarms}: it may be noise.",
+        reason=f"But {alarms} of the last {policy.of_windows} windows that share no rows raised an alarm and the policy "
+        f"asks for {policy.alarms}: it may be noise.",
     )
 
 
@@ -186,13 +196,12 @@ def _alarmed(window: PastWindow, policy: Monitoring) -> bool:
     return judge_window(window.evidence, policy).verdict == "retrain"
 
 
-def _page_once(signal: Signal, evidence: Evidence, past: Past, start: datetime) -> Verdict:
+def _page_once(signal: Signal, evidence: Evidence, earlier: Sequence[PastWindow], policy: Monitoring) -> Verdict:
     """A person is called once for one trouble, not again for every window that it lasts."""
-    earlier = [w for w in past.windows if w.start < start]
     last = earlier[-1] if earlier else None
     known = (
         last is not None
-        and _same_trouble(last.evidence, evidence)
+        and _same_trouble(last.evidence, evidence, policy)
         and (last.verdict == "page" or last.guard == "paged")
     )
     if known:
@@ -204,12 +213,21 @@ def _page_once(signal: Signal, evidence: Evidence, past: Past, start: datetime) 
     return Verdict(verdict="page", cause=signal.cause, reason=signal.reason)
 
 
-def _same_trouble(before: Evidence, now: Evidence) -> bool:
-    if now.rows == 0 or before.rows == 0:
-        return now.rows == before.rows
+def _same_trouble(before: Evidence, now: Evidence, policy: Monitoring) -> bool:
+    if _silent(now, policy) or _silent(before, policy):
+        return _silent(now, policy) and _silent(before, policy)
     if now.broken_inputs:
         return set(now.broken_inputs) <= set(before.broken_inputs)
     return now.version == before.version and _worthless(now) and _worthless(before)
+
+
+def _silent(evidence: Evidence, policy: Monitoring) -> bool:
+    """Whether nobody is answered: windows that reach back as far as they must never run empty, but their rows grow old."""
+    if evidence.rows == 0:
+        return True
+    reaches_back = policy.window.by in ("rows", "since_promotion")
+    age = evidence.freshness_seconds
+    return reaches_back and age is not None and age > policy.window.length.total_seconds()
 
 
 def _worthless(evidence: Evidence) -> bool:

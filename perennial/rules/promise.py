@@ -1,9 +1,9 @@
 """What a version is held to: its promise from promotion, made sharper, and lowered where it proved too much. Pure.
 
 A promise measured on few rows says little, so the version's first windows sharpen it (by the inverse of their
-variances) as long as they raised no alarm. A retrain that was not promoted has shown that the world had become harder:
+variances) as long as they raised no alarm. A retrain that was rejected has shown that the world had become harder:
 newer rows made no better model. For some windows the champion is held to what it kept in the window that asked for it,
-unless a later one keeps the promise after all.
+unless a later one keeps the promise after all. Windows that share rows count once: they say the same thing twice.
 """
 
 import math
@@ -13,37 +13,42 @@ from typing import NamedTuple
 
 from perennial.rules.evidence import Z_95, Performance
 from perennial.rules.metrics import Interval, gain, higher_is_better
-from perennial.rules.past import Past, PastWindow
+from perennial.rules.past import Past, PastWindow, has_other_rows
 from perennial.spec import Monitoring
 
 SHARPENED_BY = 3  # windows: later ones are what is judged
 
 
 def promise_for(
-    promised: Interval, metric: str, version: int, past: Past, policy: Monitoring, start: datetime
+    promised: Interval, metric: str, version: int, past: Past, policy: Monitoring, start: datetime, end: datetime
 ) -> Interval:
-    """The promise for a window of `version` that begins at `start`.
+    """The promise for the window [start, end) of `version`.
 
     Args:
         promised: the metric on the holdout rows at promotion, with its interval; NaN bounds where it has none.
         past: as it was known at the moment of the judgement (`Past.until`).
     """
-    own = [w for w in past.windows if w.evidence.version == version and w.evidence.performance and w.start < start]
+    own = [w for w in past.before(start, end) if w.evidence.version == version and w.evidence.performance]
     rejection = standing_rejection(past, own)
     # For a while only, twice as long after each rejection: newer rows may come to make a better model after all.
     if rejection and rejection.since < policy.of_windows * 2 ** (rejection.times - 1):
         return _seen(rejection.window)
-    quiet = [w for w in own[:SHARPENED_BY] if w.verdict == "hold" and w.guard is None and _kept(w)]
+    first = _first_apart(own, start)[:SHARPENED_BY]
+    quiet = [w for w in first if w.verdict == "hold" and w.guard is None and _kept(w)]
     found = _pool([promised, *(_seen(w) for w in quiet)])
     return _season(found, metric, past, policy, start)
 
 
 class Rejection(NamedTuple):
-    """The last window that asked for a retrain which was not promoted, how many did, and the windows since."""
+    """The last window that asked for a retrain which was rejected, how many did, and the windows since.
+
+    `newest`: the last of those that were counted since; the next one counts that has other rows than it.
+    """
 
     window: PastWindow
     times: int
     since: int
+    newest: PastWindow
 
 
 def standing_rejection(past: Past, own: Sequence[PastWindow]) -> Rejection | None:
@@ -52,13 +57,28 @@ def standing_rejection(past: Past, own: Sequence[PastWindow]) -> Rejection | Non
     Args:
         own: the windows of one version, oldest first.
     """
-    rejected = {r.asked for r in past.retrains if r.ended in ("rejected", "inconclusive")}
+    # An inconclusive retrain had too few labels: it has shown nothing of the world.
+    rejected = {r.asked for r in past.retrains if r.ended == "rejected"}
     found: Rejection | None = None
     for window in own:
-        if found:
-            found = None if _keeps(window, found.window) else found._replace(since=found.since + 1)
+        if found and _keeps(window, found.window):
+            found = None
+        elif found and has_other_rows(found.newest, window.start, window.end):
+            found = found._replace(since=found.since + 1, newest=window)
         if window.asked in rejected and window.evidence.performance:
-            found = Rejection(window, 1 + (found.times if found else 0), 0)
+            found = Rejection(window, 1 + (found.times if found else 0), 0, window)
+    return found
+
+
+def _first_apart(own: Sequence[PastWindow], start: datetime) -> list[PastWindow]:
+    """Windows that share no rows with each other nor with the one from `start` on, the oldest kept.
+
+    Nothing sharpens the promise of a window since the promotion: it would be held to its own rows.
+    """
+    found: list[PastWindow] = []
+    for window in own:
+        if window.end <= start and (not found or window.start >= found[-1].end):
+            found.append(window)
     return found
 
 

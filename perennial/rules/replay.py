@@ -241,7 +241,7 @@ class _Course:
             seen, changed = None, {**changed, "labelled_rows": 0}
         if seen:
             told = Interval(*(math.nan if value is None else value for value in model.promised))
-            promise = promise_for(told, self.metric, version, self.past, policy, window.start)
+            promise = promise_for(told, self.metric, version, self.past, policy, *window)
             held = {"promised": promise.value, "promised_low": promise.low, "promised_high": promise.high}
             seen = seen.model_copy(update=held) if math.isfinite(promise.value) else None
         earlier = [w.evidence.rows + w.evidence.other_rows for w in self.past.windows]

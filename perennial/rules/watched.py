@@ -1,13 +1,16 @@
 """Which stretch of event time a monitoring run watches, and which judged windows late labels reopen. Pure."""
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from perennial.rules.past import LATE, Past, PastWindow
-from perennial.spec import Window
+from perennial.rules.past import Past, PastWindow
+from perennial.spec import Monitoring, Window
 
 FIRST_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
-LOOKED_BACK = 12  # windows: labels that come later than that change nothing any more
+LOOKED_BACK = 12  # lengths of the window: labels that come later than that change nothing any more
+LOOKED_BACK_AT_LEAST = timedelta(days=30)  # short windows, too, may wait long for their labels
+AT_ONCE = 12  # windows reopened by one run, the newest: the others wait for the next
 
 
 class Stretch(NamedTuple):
@@ -37,29 +40,53 @@ def window_at(
     return Stretch(moment - window.length, moment)
 
 
-def reopened(past: Past, labelled_now: dict[str, int], reopen_share: float | None) -> list[PastWindow]:
-    """The windows that late labels reopen: judged once, and at least `reopen_share` of their rows labelled since.
+def could_reopen(past: Past, policy: Monitoring, window: Stretch) -> list[PastWindow]:
+    """The windows that late labels may still reopen, of those before the one that is watched, oldest first.
 
-    Args:
-        labelled_now: rows with a label by now, by decision id.
+    Not those since a promotion that the watched one holds: it looks at the same rows, with all labels there are.
     """
-    if reopen_share is None:
+    if policy.reopen_share is None:
         return []
-    again = {w.decision_id.removesuffix(LATE) for w in past.windows if w.decision_id.endswith(LATE)}
+    back = max(LOOKED_BACK * (window.end - window.start), LOOKED_BACK_AT_LEAST)
     return [
         w
-        for w in past.windows[-LOOKED_BACK:]
-        if w.decision_id in labelled_now
-        and w.decision_id not in again
-        and not w.decision_id.endswith(LATE)
-        and labelled_now[w.decision_id] - w.evidence.labelled_rows >= max(reopen_share * w.evidence.rows, 1)
+        for w in past.before(*window)
+        if w.end > window.end - back
+        and w.start != window.start
+        and w.evidence.rows >= policy.minimum_rows
+        and w.evidence.labelled_share <= 1 - policy.reopen_share
     ]
 
 
-def could_reopen(past: Past, reopen_share: float | None, before: datetime) -> list[PastWindow]:
-    """The windows worth counting labels for: too few labelled when they were judged, ended before `before`, not reopened."""
-    if reopen_share is None:
-        return []
-    asked = {w.decision_id: w.evidence.rows for w in past.windows if w.evidence.labelled_share <= 1 - reopen_share}
-    found = reopened(past, asked, reopen_share)
-    return [w for w in found if w.end <= before]
+def reopened(
+    past: Past, waiting: Sequence[PastWindow], labelled_now: Sequence[int], policy: Monitoring, moment: datetime
+) -> list[PastWindow]:
+    """The windows that late labels reopen, oldest first: those that have gained `reopen_share` of their rows since the last look.
+
+    A row is looked at again as part of one window only: of windows that overlap the newest is taken, and none that
+    overlaps one that was reopened before. So runs every hour over a week do not look at every week again.
+
+    Args:
+        labelled_now: for each of `waiting` how many of its rows have a label by now.
+        moment: of the run; what it has reopened before it was started again counts among what it may.
+    """
+    assert policy.reopen_share is not None
+    taken = [w for w in past.windows if w.late]
+    left = AT_ONCE - sum(w.at == moment for w in taken)
+    found: list[PastWindow] = []
+    for window, labelled in sorted(zip(waiting, labelled_now, strict=True), key=lambda pair: pair[0].end, reverse=True):
+        rows = window.evidence.rows
+        gained = labelled - round(window.evidence.labelled_share * rows)
+        if labelled < policy.minimum_rows or gained < policy.reopen_share * rows or len(found) >= left:
+            continue
+        if not any(_overlap(window, other) for other in taken):
+            found.append(window)
+            taken.append(window)
+    return found[::-1]
+
+
+def _overlap(one: PastWindow, other: PastWindow) -> bool:
+    """Whether two windows, not one and the same, share rows: another version's are others."""
+    same = (one.start, one.end) == (other.start, other.end)
+    apart = one.end <= other.start or other.end <= one.start
+    return not (same or apart) and one.evidence.version == other.evidence.version

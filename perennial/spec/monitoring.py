@@ -13,7 +13,8 @@ class Window:
     Args:
         by: `sliding`: the `length` before the run's moment. `fixed`: the last whole `length`, counted from the first
             Monday of 1970, so that two runs within one length watch the same window. `since_promotion`: all since the
-            champion began to serve. `rows`: the last `rows` predictions.
+            champion began to serve. `rows`: the last `rows` predictions. The last two hold rows however old they are: there
+            `length` is how old the newest may be before a person is called.
     """
 
     by: Literal["sliding", "fixed", "since_promotion", "rows"] = "sliding"
@@ -38,8 +39,8 @@ class Monitoring:
         minimum_rows: labelled rows below which performance, and rows below which inputs, are not judged.
         sample_rows: rows that Evidently's report looks at, from each of the two windows.
         window: which predictions one run watches, where the run is not told.
-        alarms, of_windows: retrain once `alarms` of the last `of_windows` windows of a version raise one. A loss that
-            chance explains less than once in a thousand acts at once.
+        alarms, of_windows: retrain once `alarms` of the last `of_windows` windows of a version raise one, of windows that
+            share no rows. A loss that chance explains less than once in a thousand acts at once.
         season: length of a season that comes back (a week, a year): windows are then also held against the one a season
             earlier, and what was so then is no news. None: no season.
         cool_down: least time between two retrains.
@@ -49,8 +50,8 @@ class Monitoring:
         training: which labelled rows a retrain learns from: `expanding` all, `sliding` the last `training_length`,
             `since_change` those since the estimated change.
         training_length: for `sliding`; for `since_change` the least that is learned from.
-        reopen_share: a judged window is judged again, once, when at least this share of its rows got a label since.
-            None: never.
+        reopen_share: a judged window is judged again whenever at least this share of its rows got a label since, and
+            `minimum_rows` have one by then. None: never.
     """
 
     maximum_loss_share: float = 0.10

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import polars as pl
 import pyarrow as pa
-from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan, NotNull
 from pyiceberg.io.pyarrow import ArrowScan
 
 from perennial.lakehouse.lake import Lake
@@ -27,12 +27,17 @@ def reference_edges(reference: pl.DataFrame, inputs: Mapping[str, InputKind]) ->
     return {name: Edges.of(reference[name], kind) for name, kind in kinds.items() if name in reference.columns}
 
 
-def window_filter(event_time: str, start: datetime, end: datetime, role: str, version: int) -> BooleanExpression:
-    """Which rows of `predictions` belong to a version's window."""
-    within = And(
-        GreaterThanOrEqual(term=event_time, value=start.isoformat()), LessThan(term=event_time, value=end.isoformat())
+def window_filter(
+    event_time: str, start: datetime, end: datetime, role: str, version: int | None = None
+) -> BooleanExpression:
+    """Which rows of `predictions` belong to a window, of a version or of all."""
+    answered = And(
+        EqualTo(term="role", value=role),
+        NotNull(term="score"),  # a version that failed gave no answer
+        GreaterThanOrEqual(term=event_time, value=start.isoformat()),
+        LessThan(term=event_time, value=end.isoformat()),
     )
-    return And(within, EqualTo(term="role", value=role), EqualTo(term="version", value=version))
+    return answered if version is None else And(answered, EqualTo(term="version", value=version))
 
 
 def sketch_files(

@@ -19,8 +19,8 @@ from perennial.lakehouse.registry import read_version
 from perennial.rules.description import ModelDescription
 from perennial.rules.drift import policy_hash, window_name
 from perennial.rules.evidence import Evidence, Slice
-from perennial.rules.feeds import find_broken, find_few_rows
-from perennial.rules.past import Past
+from perennial.rules.feeds import find_broken, find_few_rows, rows_before
+from perennial.rules.past import Past, late_ending
 from perennial.rules.promise import promise_for, season_before
 from perennial.rules.sketch import Sketch
 from perennial.rules.tabular import InputKind
@@ -49,7 +49,7 @@ class WatchRequest(BaseModel, frozen=True):
     Args:
         past: the windows and retrains before, as the table of decisions tells them.
         promised_slices: what the promotion saw on each slice.
-        reopened: the window was judged before, and labels that came late ask for another look.
+        late: how often labels that came late have asked for another look at the window, this one included.
     """
 
     lake: Lake
@@ -62,7 +62,7 @@ class WatchRequest(BaseModel, frozen=True):
     champion: int | None = None
     past: Past = Past()
     promised_slices: list[Slice] = []
-    reopened: bool = False
+    late: int = 0
 
 
 class Watched(BaseModel, frozen=True):
@@ -102,7 +102,7 @@ def _performance_evidence(
 ) -> Evidence:
     metric, policy = pipeline.metric, pipeline.monitoring
     told = read_promise(read_version(request.lake, request.pipeline, request.version), metric)
-    promise = promise_for(told, metric, request.version, past, policy, request.start)
+    promise = promise_for(told, metric, request.version, past, policy, request.start, request.end)
     performance = measure(own, metric, promise)
     card = read_figures(request.lake, request.pipeline, request.version)
     state = window_reliability(own) if pipeline.model.task == "binary" else None
@@ -113,6 +113,7 @@ def _performance_evidence(
         version=request.version,
         rows=seen.count,
         other_rows=seen.other_rows,
+        read_rows=own.height if 0 < own.height < seen.count else None,
         replaced_by=request.champion if request.champion != request.version else None,
         labelled_rows=own.height - own[LABEL].null_count() if own.height else 0,
         performance=performance,
@@ -138,12 +139,9 @@ def _feature_evidence(
     if current.is_empty():
         return {}
     broken = find_broken(current, reference, inputs)
-    length = request.end - request.start
-    earlier = [w for w in past.windows if w.end <= request.start and w.end - w.start == length]
-    asked = asked_rows(request.lake, pipeline, request.start, request.end)
-    few = find_few_rows(
-        round(asked), [round(w.evidence.asked_rows) for w in earlier if w.evidence.asked_rows is not None]
-    )
+    window = (request.start, request.end)
+    asked = asked_rows(request.lake, pipeline, *window)
+    few = find_few_rows(round(asked), rows_before(past.before(*window), *window))
     shares, rows = match_shares(request.lake, pipeline, current, inputs, request.as_of)
     return {
         "broken": broken | ({"feed": few} if few else {}),
@@ -163,12 +161,12 @@ def _season(
     kept = load_states(
         request.lake, _stem(request, pipeline, before.start, before.end, before.evidence.version) + ".parquet"
     )
-    if any(kept[name].edges != states[name].edges for name in inputs if name in kept):
-        # Another version's edges then: read that window again with this one's.
+    if not kept or any(kept[name].edges != states[name].edges for name in inputs if name in kept):
+        # Gone with its report, of another policy, or with another version's edges: read that window again with this one's.
         edges = {name: state.edges for name, state in states.items()}
         place = (request.lake, pipeline, before.evidence.version, before.start, before.end)
         kept = dict(read_window(*place, edges).sketches)
-    return seasonal_drift(states, kept, inputs) if kept else None
+    return seasonal_drift(states, kept, inputs)
 
 
 def _stem(request: WatchRequest, pipeline: Pipeline, start: datetime, end: datetime, version: int) -> str:
@@ -180,7 +178,7 @@ def _stem(request: WatchRequest, pipeline: Pipeline, start: datetime, end: datet
 def _save(
     request: WatchRequest, pipeline: Pipeline, evidence: Evidence, page: str, states: Mapping[str, Sketch]
 ) -> Watched:
-    stem = _stem(request, pipeline, request.start, request.end, request.version) + ("-late" if request.reopened else "")
+    stem = _stem(request, pipeline, request.start, request.end, request.version) + late_ending(request.late)
     files = request.lake.files()
     save_static(request.lake, files)
     files.pipe_file(request.lake.uri(f"{stem}.html"), page.encode())

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, In, LessThan, NotNull
+from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, In, LessThan, NotEqualTo
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_known
@@ -30,7 +30,7 @@ class Answers:
     Args:
         rows: each row once, as answered last, by event time; of a large window an even part.
         sketches: the state of every column on all rows.
-        count: rows there are, whatever of them is in `rows`.
+        count: rows there are, whatever of them is in `rows`; of a large window about.
         other_rows: rows of the window that other champions answered.
     """
 
@@ -52,9 +52,11 @@ def read_window(
         empty = pl.DataFrame(schema=dict.fromkeys(edges, pl.Null))
         return Answers(own, sketch_frame(own if own.height else empty, edges), own.height, answers.height - own.height)
     sketches = sketch_files(lake, pipeline.name, window_filter(event_time, start, end, "champion", version), edges)
-    count = max((state.rows + state.missing for state in sketches.values()), default=0)
-    rows = read_part(lake, pipeline, version, start, end, share=LARGE_ROWS / planned)
-    return Answers(rows, sketches, count, planned - count)
+    logged = max((state.rows + state.missing for state in sketches.values()), default=0)
+    rows, drawn = read_part(lake, pipeline, version, start, end, share=min(LARGE_ROWS / max(logged, 1), 1.0))
+    # Sketches count a row twice that was asked for twice: how many there are of those, the part tells.
+    count = round(logged * rows.height / max(drawn, 1))
+    return Answers(rows, sketches, count, _count_others(lake, pipeline, version, start, end))
 
 
 def read_answers(
@@ -74,8 +76,11 @@ def read_answers(
 
 def read_part(
     lake: Lake, pipeline: Pipeline, version: int, start: datetime, end: datetime, share: float
-) -> pl.DataFrame:
-    """About `share` of a version's rows of a window, drawn by a hash of their key: the same ones at every look."""
+) -> tuple[pl.DataFrame, int]:
+    """About `share` of a version's rows of a window, drawn by a hash of their key: the same ones at every look.
+
+    Each is there once, as answered last; the number says how many were drawn before that.
+    """
     event_time, key = event_time_of(pipeline), list(pipeline.entity_source.key)
     table = lake.catalog().load_table(lake.table(pipeline.name, "predictions"))
     scan = table.scan(row_filter=window_filter(event_time, start, end, "champion", version))
@@ -85,7 +90,15 @@ def read_part(
         kept.append(rows.filter(pl.struct(key).hash(seed=13) < int(share * 2**64)))
     rows = pl.concat(kept)
     latest = rows.sort("answered_at", "request_id", "row_index").unique([*key, "version"], keep="last")
-    return latest.sort(event_time, *key)
+    return latest.sort(event_time, *key), rows.height
+
+
+def _count_others(lake: Lake, pipeline: Pipeline, version: int, start: datetime, end: datetime) -> int:
+    """Rows of the window that other champions answered, each as often as it was asked for."""
+    heard = window_filter(event_time_of(pipeline), start, end, "champion")
+    table = lake.catalog().load_table(lake.table(pipeline.name, "predictions"))
+    scan = table.scan(And(heard, NotEqualTo(term="version", value=version)), selected_fields=("version",))
+    return sum(batch.num_rows for batch in scan.to_arrow_batch_reader())
 
 
 def asked_rows(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime) -> float:
@@ -110,7 +123,7 @@ def asked_rows(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime) -
 
 
 def _planned_rows(lake: Lake, pipeline: Pipeline, start: datetime, end: datetime) -> int:
-    """At most so many champion rows lie in the window, by the files' counts."""
+    """At most so many rows lie in the window, by the files' counts: of every role, and of files that reach beyond it."""
     event_time = event_time_of(pipeline)
     within = And(
         GreaterThanOrEqual(term=event_time, value=start.isoformat()), LessThan(term=event_time, value=end.isoformat())
@@ -139,15 +152,28 @@ def oldest_of_last(lake: Lake, pipeline: Pipeline, before: datetime, rows: int) 
 def count_labelled(
     lake: Lake, pipeline: Pipeline, windows: Sequence[tuple[int, datetime, datetime]], as_of: datetime
 ) -> list[int]:
-    """For each (version, start, end) how many of its rows have a label that was known by `as_of`; labels are read once."""
-    key = list(pipeline.entity_source.key)
+    """For each (version, start, end) how many of its rows have a label that was known by `as_of`.
+
+    Labels and predictions are read once, however many windows share them; of the predictions the labelled ones are held.
+    """
+    key, event_time = list(pipeline.entity_source.key), event_time_of(pipeline)
     known = read_known(lake, pipeline, pipeline.label_source.name, as_of).select(key)
-    counts = []
-    for version, start, end in windows:
-        rows = _scan(lake, pipeline, start, end, "champion", version, columns=key)
-        labelled = rows.unique(key).join(known, on=key, how="semi", nulls_equal=True) if rows.height else rows
-        counts.append(labelled.height)
-    return counts
+    first, last = min(start for _, start, _ in windows), max(end for _, _, end in windows)
+    columns = list(dict.fromkeys([*key, event_time, "version"]))
+    table = lake.catalog().load_table(lake.table(pipeline.name, "predictions"))
+    scan = table.scan(row_filter=window_filter(event_time, first, last, "champion"), selected_fields=tuple(columns))
+    parts = [
+        pl.DataFrame(pl.from_arrow(batch)).join(known, on=key, how="semi", nulls_equal=True)
+        for batch in scan.to_arrow_batch_reader()
+    ]
+    if not parts:
+        return [0] * len(windows)
+    rows = pl.concat(parts)
+    of_window = (
+        rows.filter(pl.col("version") == version, pl.col(event_time).is_between(start, end, closed="left"))
+        for version, start, end in windows
+    )
+    return [part.select(key).n_unique() for part in of_window]
 
 
 def join_labels(lake: Lake, pipeline: Pipeline, rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
@@ -196,15 +222,7 @@ def _scan(
     version: int | None = None,
     columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    event_time = event_time_of(pipeline)
-    row_filter: BooleanExpression = And(
-        EqualTo(term="role", value=role),
-        NotNull(term="score"),  # a version that failed gave no answer
-        GreaterThanOrEqual(term=event_time, value=start.isoformat()),
-        LessThan(term=event_time, value=end.isoformat()),
-    )
-    if version is not None:
-        row_filter = And(row_filter, EqualTo(term="version", value=version))
+    row_filter = window_filter(event_time_of(pipeline), start, end, role, version)
     try:
         rows = read_snapshot(lake, lake.table(pipeline.name, "predictions"), columns=columns, row_filter=row_filter)
     except NoSuchTableError:  # nothing was ever answered

@@ -113,7 +113,7 @@ def test_a_broken_feed_is_one_page_that_calls_a_person_and_starts_nothing(settin
     assert bells(row["decision_id"]) == []
 
 
-def test_labels_that_come_late_reopen_a_window_once_and_say_how_far_off_the_first_look_was(settings: Settings) -> None:
+def test_labels_that_come_late_reopen_a_window_and_say_how_far_off_the_first_look_was(settings: Settings) -> None:
     pipeline = load_rides(settings.pipelines_dir)
     answered_window(settings.lake, pipeline, register(settings.lake, pipeline).version, noise=1.0)
     early = MAY + timedelta(days=2)

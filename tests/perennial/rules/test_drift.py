@@ -45,7 +45,7 @@ def test_the_decision_has_one_id_per_pipeline_version_window_and_policy() -> Non
         monitor_decision_id("taxis", 1, START, END, POLICY),
         monitor_decision_id("flights", 1, START, END.replace(hour=4), POLICY),
         monitor_decision_id("flights", 1, START, END, replace(POLICY, minimum_rows=501)),
-        monitor_decision_id("flights", 1, START, END, POLICY, reopened=True),
+        monitor_decision_id("flights", 1, START, END, POLICY, late=1),
     }
     assert len(ids) == 6
     assert f"flights-v1-20130401-20130501-{policy_hash(POLICY)[:8]}" in ids

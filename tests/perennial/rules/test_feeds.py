@@ -1,14 +1,19 @@
 """What a feed does when it breaks is told apart from what the world does when it drifts."""
 
+import math
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 
-from perennial.rules.feeds import find_broken, find_few_rows
+from perennial.rules.evidence import Evidence
+from perennial.rules.feeds import find_broken, find_few_rows, rows_before
+from perennial.rules.past import PastWindow
 
 ROWS = 3_000
+MAY, DAY = datetime(2024, 5, 1, tzinfo=UTC), timedelta(days=1)
 INPUTS = {"temperature_f": "number", "distance": "number", "centred": "number", "airport": "category"}
 
 
@@ -53,6 +58,33 @@ def test_a_feed_that_broke_half_way_through_the_window_is_named() -> None:
     assert list(found(lambda rows: rows.with_columns(changed))) == ["distance"]
 
 
+NEWEST = pl.int_range(pl.len()) / pl.len()
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "part"),
+    [
+        ("distance", pl.when(NEWEST < 0.8).then("distance"), "later half"),
+        ("distance", pl.when(NEWEST < 0.8).then("distance").otherwise(math.nan), "later half"),
+        ("airport", pl.when(NEWEST < 0.8).then("airport"), "later half"),
+        ("distance", pl.when(NEWEST < 0.89).then("distance"), "newest tenth"),
+    ],
+)
+def test_a_feed_that_lost_its_values_lately_is_named_before_the_whole_window_shows_it(
+    column: str, change: pl.Expr, part: str
+) -> None:
+    trouble = found(lambda rows: rows.with_columns(change.alias(column)))
+    assert list(trouble) == [column]
+    assert part in trouble[column]
+
+
+def test_values_that_are_missing_by_night_in_the_reference_too_are_not_lost() -> None:
+    def nights(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.with_columns(distance=pl.when(NEWEST < 0.85).then("distance"))
+
+    assert find_broken(nights(sample(2)), nights(sample()), INPUTS) == {}  # type: ignore[arg-type]  # kinds are literals
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -76,6 +108,32 @@ def test_half_of_the_rows_are_missed_and_a_quiet_day_is_not() -> None:
     assert find_few_rows(340, week)
     assert find_few_rows(500, [1_000, 1_050, 980])
     assert find_few_rows(500, [1_000, 1_050]) is None
+
+
+def asked(rows: float, start: float, end: float) -> PastWindow:
+    """A window between two days of May, for which so many rows were asked."""
+    place = {"start": MAY + start * DAY, "end": MAY + end * DAY, "at": MAY + end * DAY}
+    return PastWindow(decision_id="w", verdict="hold", evidence=Evidence(version=1, rows=1, asked_rows=rows), **place)
+
+
+def test_windows_of_other_lengths_are_compared_by_their_rows_in_an_hour() -> None:
+    months = [asked(3_100, 0, 31), asked(3_000, 31, 61), asked(3_200, 61, 92)]
+    assert rows_before(months, MAY + 92 * DAY, MAY + 122 * DAY) == [3_000, 3_000, 3_097]
+    last_thousand = [asked(1_000, day, day + 1) for day in range(3)]  # a halved feed takes twice as long
+    assert find_few_rows(1_000, rows_before(last_thousand, MAY + 3 * DAY, MAY + 5 * DAY))
+    assert find_few_rows(1_000, rows_before(last_thousand, MAY + 3 * DAY, MAY + 4 * DAY)) is None
+    grown = [asked(1_000 * day, 0, day) for day in (1, 2, 4)]
+    assert rows_before(grown, MAY, MAY + 8 * DAY) == [8_000] * 3
+
+
+def test_windows_that_share_rows_are_compared_once_and_nights_are_no_broken_feed() -> None:
+    sliding = [asked(7_000, day, day + 7) for day in range(20)]
+    assert len(rows_before(sliding, MAY + 20 * DAY, MAY + 27 * DAY)) == 2
+    hours = [asked(100 if 6 <= hour % 24 < 22 else 10, hour / 24, (hour + 1) / 24) for hour in range(4 * 24 - 2)]
+    usual = rows_before(hours, hours[-1].end, hours[-1].end + DAY / 24)
+    assert usual == [10] * 4
+    assert find_few_rows(10, usual) is None
+    assert find_few_rows(5, usual)
 
 
 def test_zeros_do_not_make_rain_of_another_month_another_unit() -> None:

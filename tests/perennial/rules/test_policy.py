@@ -3,16 +3,16 @@
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from perennial.rules.evidence import Estimate, Evidence, Performance, with_outcomes
 from perennial.rules.metrics import Interval
-from perennial.rules.past import Past, PastRetrain, PastWindow
+from perennial.rules.past import Past, PastRetrain, PastWindow, read_past
 from perennial.rules.policy import Signal, Verdict, decide, judge_window
 from perennial.rules.promise import promise_for
-from perennial.spec import Monitoring
+from perennial.spec import Monitoring, Window
 
 POLICY = Monitoring(maximum_loss_share=0.10, maximum_drifted_share=0.5, drift_effect_size=0.1, minimum_rows=500)
 WEEK = timedelta(days=7)
@@ -90,6 +90,12 @@ def test_performance_decides_where_labels_exist(evidence: Evidence, word: str, r
     assert_matches(judged.reason, reason)
 
 
+def test_a_policy_that_allows_no_loss_is_alarmed_by_any_that_chance_does_not_explain() -> None:
+    strict = replace(POLICY, maximum_loss_share=0.0)
+    for performance, word in ((auc(0.715, 0.713, 0.717), "retrain"), (auc(0.725, 0.723, 0.727), "hold")):
+        assert judge_window(with_outcomes(window(performance=performance), strict), strict).verdict == word
+
+
 def test_a_promise_measured_on_few_rows_makes_a_loss_less_certain() -> None:
     seen = auc(0.690, 0.682, 0.698)
     vague = seen.model_copy(update={"promised_low": 0.68, "promised_high": 0.76})
@@ -157,6 +163,20 @@ def test_what_is_broken_or_too_little_is_never_retrained_on(evidence: Evidence, 
     assert_matches(judged.reason, reason)
 
 
+@pytest.mark.parametrize("by", ["rows", "since_promotion"])
+def test_a_window_that_never_runs_empty_is_silent_once_its_newest_row_is_old(
+    by: Literal["rows", "since_promotion"],
+) -> None:
+    policy = replace(POLICY, window=Window(by, length=timedelta(days=2)))
+    fresh, old = (window(performance=auc(0.6, 0.59, 0.61), freshness_seconds=3_600 * hours) for hours in (47, 49))
+    assert judge_window(fresh, policy).verdict == "retrain"
+    assert judge_window(old, policy)[:2] == ("page", "silence")
+    assert_matches(judge_window(old, policy).reason, "newest prediction is 49 hours old; .* allows 48")
+    assert judge_window(old, POLICY).verdict == "retrain"  # a sliding window ends with what was asked in it
+    silent = past(QUIET, old, old, window(rows=0, labelled_rows=0), BROKEN, old, policy=policy)
+    assert [w.verdict for w in silent.windows] == ["hold", "page", "hold", "hold", "page", "page"]
+
+
 def test_a_broken_feed_pages_even_when_performance_fell() -> None:
     assert judge(window(missing={"wind": 0.98}, performance=auc(0.60, 0.59, 0.61))).verdict == "page"
 
@@ -215,6 +235,24 @@ def test_the_breaker_pages_once_and_a_promotion_closes_it() -> None:
     assert verdict(SURE, tripped.model_copy(update={"promoted_at": at(4)})).verdict == "retrain"
 
 
+def test_promotions_that_were_rolled_back_trip_the_breaker() -> None:
+    def rows(week: int, ended: str) -> list[dict[str, Any]]:
+        of_both = {"decision_id": f"week-{week}", "as_of": at(week + 1), "window_start": at(week)}
+        of_both |= {"window_end": at(week + 1), "evidence": SURE.model_dump_json()}
+        return [
+            {"kind": "monitor", "version": 1, "verdict": "retrain"} | of_both,
+            {"kind": "promotion", "version": week + 2, "verdict": "promote"} | of_both,
+            {"kind": "retrain", "version": week + 2, "verdict": ended} | of_both,
+        ]
+
+    rolled_back = [row for week in (0, 1, 2) for row in rows(week, "rolled_back")]
+    judged = verdict(SURE, read_past(rolled_back), week=3)
+    assert (judged.verdict, judged.guard and judged.guard.name) == ("page", "breaker")
+    kept = [*rolled_back[:6], *rows(2, "promoted")]
+    assert read_past(kept).promoted_at == at(3)
+    assert verdict(SURE, read_past(kept), week=3).verdict == "retrain"
+
+
 def test_a_version_that_was_replaced_is_not_retrained() -> None:
     late = verdict(SURE.model_copy(update={"replaced_by": 2}), past(QUIET))
     assert (late.verdict, late.guard and late.guard.name) == ("hold", "replaced")
@@ -231,7 +269,7 @@ def test_a_rejection_lowers_the_promise_for_a_while_and_a_window_that_keeps_it_e
 
     def promise(*evidence: Evidence) -> float:
         before = past(*evidence, retrains=[retrain(1, "rejected")])
-        return promise_for(told, "roc_auc", 1, before, POLICY, at(len(evidence))).value
+        return promise_for(told, "roc_auc", 1, before, POLICY, at(len(evidence)), at(len(evidence) + 1)).value
 
     assert promise(QUIET) > 0.71
     assert promise(QUIET, SURE) == SURE.performance.measured  # type: ignore[union-attr]  # it has one
@@ -245,9 +283,9 @@ def test_what_was_lost_a_season_earlier_is_allowed_again() -> None:
     told = Interval(0.72, 0.712, 0.728)
     winter = window(performance=auc(0.70, 0.69, 0.71))
     before = past(winter, QUIET, QUIET, QUIET)
-    assert promise_for(told, "roc_auc", 1, before, seasonal, at(4)).value == pytest.approx(0.70, abs=0.004)
-    assert promise_for(told, "roc_auc", 1, before, seasonal, at(5)).value > 0.715
-    assert promise_for(told, "roc_auc", 1, before, POLICY, at(4)).value > 0.715
+    assert promise_for(told, "roc_auc", 1, before, seasonal, at(4), at(5)).value == pytest.approx(0.70, abs=0.004)
+    assert promise_for(told, "roc_auc", 1, before, seasonal, at(5), at(6)).value > 0.715
+    assert promise_for(told, "roc_auc", 1, before, POLICY, at(4), at(5)).value > 0.715
 
 
 def test_harder_rows_are_no_gain_to_expect() -> None:

@@ -3,9 +3,11 @@
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+import ray_jobs.drift.window
 from perennial.lakehouse.artifacts import read_reference
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_log
@@ -15,7 +17,7 @@ from ray_jobs.drift.skew import match_shares
 from ray_jobs.drift.states import load_states, reference_edges, sketch_files, window_filter
 from ray_jobs.drift.together import tell_apart
 from ray_jobs.drift.watch import Watched, WatchRequest, watch
-from ray_jobs.drift.window import read_answers, read_part, read_window
+from ray_jobs.drift.window import count_labelled, read_answers, read_part, read_window
 from tests.ray_jobs.drift.world import (
     JULY,
     JUNE,
@@ -58,9 +60,42 @@ def test_a_window_read_file_by_file_on_ray_has_the_states_of_one_that_is_held(
     for name, state in held.sketches.items():
         assert spread[name].counts.tolist() == state.counts.tolist()
         assert compare(spread[name], state).ks in (0.0, pytest.approx(0.0))
-    part = read_part(lake, pipeline, 1, MAY, JUNE, share=0.5)
-    assert 400 < part.height < 600
-    assert part.equals(read_part(lake, pipeline, 1, MAY, JUNE, share=0.5))
+    part, drawn = read_part(lake, pipeline, 1, MAY, JUNE, share=0.5)
+    assert 400 < part.height == drawn < 600
+    assert part.equals(read_part(lake, pipeline, 1, MAY, JUNE, share=0.5)[0])
+
+
+def test_a_large_window_counts_its_own_answers_and_the_labels_of_the_part_that_is_read(
+    lake: Lake, folder: Path, ray_head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_jobs.drift.window, "LARGE_ROWS", 1_000)  # two million rows say no more
+    pipeline = load_rides(folder)
+    version = register(lake, pipeline).version
+    answered_window(lake, pipeline, version, rows=2_000)
+    ridden = rides(MAY, 2_000, first=int(MAY.timestamp()), seed=MAY.month)
+    for request in ("again", "and again"):
+        answer(lake, pipeline, ridden, version, drawn_scores(2_000), request=request)
+    answer(lake, pipeline, rides(MAY, 300, first=7), version, np.full(300, None), request="failed")
+    answer(lake, pipeline, rides(MAY, 400, first=8_000), version, drawn_scores(400), role="shadow")
+    answer(lake, pipeline, rides(MAY, 500, first=9_000), version + 1, drawn_scores(500))
+    answered_window(lake, pipeline, version, rows=600, start=JUNE)  # beyond the window
+    evidence = watched(lake, folder).evidence
+    assert evidence.rows == 2_000
+    assert evidence.other_rows == 500
+    assert evidence.read_rows == pytest.approx(333, abs=60)
+    assert evidence.labelled_share == 1.0
+
+
+def test_labels_are_counted_in_every_window_that_shares_a_row_and_per_version(lake: Lake, folder: Path) -> None:
+    pipeline = load_rides(folder)
+    answered_window(lake, pipeline, 1, rows=300)  # ten a day; their labels come two hours later
+    ridden = rides(MAY, 300, first=int(MAY.timestamp()), seed=MAY.month)
+    answer(lake, pipeline, ridden, 1, drawn_scores(300), request="again")
+    answer(lake, pipeline, ridden, 2, drawn_scores(300))
+    days = [MAY + timedelta(days=number) for number in range(11)]
+    windows = [(1, days[0], days[10]), (1, days[5], days[10]), (2, days[0], days[1]), (3, days[0], days[10])]
+    assert count_labelled(lake, pipeline, windows, JUNE) == [100, 50, 10, 0]
+    assert count_labelled(lake, pipeline, windows, days[6]) == [60, 10, 10, 0]
 
 
 def test_a_windows_states_are_kept_and_load_again(lake: Lake, folder: Path) -> None:

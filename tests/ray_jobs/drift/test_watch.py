@@ -7,10 +7,11 @@ import pytest
 
 from perennial.lakehouse.lake import Lake
 from perennial.rules.evidence import Evidence
+from perennial.rules.past import Past, PastWindow
 from perennial.rules.policy import Signal, judge_window
 from perennial.spec import Pipeline
 from ray_jobs.drift.watch import Watched, WatchRequest, watch
-from tests.ray_jobs.drift.world import JUNE, MAY, answered_window, load_rides, register, write_pipeline
+from tests.ray_jobs.drift.world import JULY, JUNE, MAY, answered_window, load_rides, register, write_pipeline
 
 
 @pytest.fixture(params=["binary", "regression"])
@@ -89,6 +90,29 @@ def test_rows_of_another_champion_are_counted_and_not_judged(lake: Lake, binary:
     answered_window(lake, rides, version=1)
     evidence = watched(lake, binary, version=2).evidence
     assert (evidence.rows, evidence.other_rows) == (0, 1_500)
+
+
+def test_the_season_before_is_read_anew_where_its_states_are_not_kept(lake: Lake, binary: Path) -> None:
+    file = binary / "rides.py"
+    season = "Monitoring(season=timedelta(days=31), "
+    file.write_text("from datetime import timedelta\n" + file.read_text().replace("Monitoring(min", season + "min"))
+    rides = load_rides(binary)
+    register(lake, rides)
+    answered_window(lake, rides, 1, shift=1.0)
+    answered_window(lake, rides, 1, start=JUNE, shift=1.0)
+    then = PastWindow(
+        decision_id="may", start=MAY, end=JUNE, at=JUNE, verdict="hold", evidence=Evidence(version=1, rows=1_500)
+    )
+
+    def june() -> Evidence:
+        place = {"lake": lake, "pipelines": binary, "pipeline": "rides", "past": Past(windows=[then])}
+        return watch(WatchRequest(**place, version=1, start=JUNE, end=JULY, as_of=JULY)).evidence
+
+    anew = june()  # nobody has watched May: its states lie nowhere
+    assert anew.seasonal_drift is not None
+    assert anew.seasonal_drift["distance_km"] < 0.1 < anew.drift["distance_km"]
+    watched(lake, binary)
+    assert june().seasonal_drift == anew.seasonal_drift
 
 
 def test_watching_again_gives_the_same_evidence_and_report(lake: Lake, binary: Path) -> None:

@@ -223,6 +223,7 @@ def answer(
     scores: np.ndarray,
     lost: str | None = None,
     role: str = "champion",
+    request: str = "r",
 ) -> None:
     """Log the rows as answered by a version; `lost` names an input that came without values."""
     given = inputs_of(pipeline, rows)
@@ -231,9 +232,9 @@ def answer(
     kinds = input_names(pipeline)
     schema = prediction_schema({name: given[name].to_arrow().type for name in ("ride", "started_at")}, kinds)
     answered = given.with_columns(
-        request_id=pl.lit("r"),
+        request_id=pl.lit(request),
         row_index=pl.int_range(pl.len(), dtype=pl.Int32),
-        score=pl.Series(scores),
+        score=pl.Series(scores, dtype=pl.Float64, strict=False),
         version=pl.lit(version),
         role=pl.lit(role),
         answered_at=pl.col("started_at"),
@@ -244,7 +245,10 @@ def answer(
     identifier = lake.table(pipeline.name, "predictions")
     ensure_table(lake, identifier, schema)
     append_once(
-        lake, identifier, answered.select(schema.names).to_arrow().cast(schema), f"{role}/{version}/{rows['ride'][0]}"
+        lake,
+        identifier,
+        answered.select(schema.names).to_arrow().cast(schema),
+        f"{role}/{version}/{request}/{rows['ride'][0]}",
     )
 
 
