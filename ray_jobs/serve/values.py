@@ -1,6 +1,7 @@
 """Values of one column of a request: JSON in, a typed column out, or a refusal that names the row and the column."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -221,7 +222,12 @@ def _fits(value: int, dtype: pl.DataType) -> bool:
     return low <= value <= high
 
 
+# A plain repr fails at about a thousand levels, which JSON may have, and spells out megabytes of which 60 characters are kept.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+
+
 def say(value: object) -> str:
     """A value as it stands in an error: never long."""
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

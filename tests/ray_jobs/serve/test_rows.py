@@ -23,6 +23,7 @@ SCHEMA = RowSchema(
     required=frozenset({"trip", "station", "start_at", "distance_km", "member"}),
     joined={"weather": {"weather_rain_mm": Column(pl.Float64(), True), "weather_wind": Column(pl.Float64(), True)}},
 )
+DEEP = b"[" * 1_005 + b"]" * 1_005  # more levels than Python can write down, and fewer than the parser takes
 ROW = {"trip": 1, "station": "north", "start_at": "2024-05-01T12:00:00Z", "distance_km": 2.5, "member": True}
 
 
@@ -76,6 +77,8 @@ def test_requests_of_the_same_columns_become_one_frame_in_their_order() -> None:
         (b"{", 400, "not JSON"),
         (b"[" * 100_000, 400, "not JSON"),
         (b'{"rows": [{"trip": "\\ud800"}]}', 400, "not JSON"),
+        (b'{"rows": [' + DEEP + b"]}", 422, "row 0 is [[[["),
+        (ask(ROW).replace(b"2.5", DEEP), 422, "row 0: column 'distance_km' is [[[["),
         (b"[]", 422, "JSON object"),
         (b"{}", 422, "at least one row"),
         (ask(), 422, "at least one row"),
