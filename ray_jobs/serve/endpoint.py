@@ -22,7 +22,7 @@ from ray_jobs.serve.application import Gate
 from ray_jobs.serve.batching import Ask, Batcher, Reply
 from ray_jobs.serve.clients import Clients
 from ray_jobs.serve.config import EndpointConfig
-from ray_jobs.serve.inference_protocol import describe_inputs
+from ray_jobs.serve.inference_protocol import OUTPUT, describe_inputs
 from ray_jobs.serve.keeper import Keeper, Loaded, ReplicaState, WrongCode
 from ray_jobs.serve.pages import build_pages
 from ray_jobs.serve.questions import Questions
@@ -115,7 +115,7 @@ class Endpoint:
             "versions": [str(held) for held in self._keeper.versions] if version is None else [str(version)],
             "platform": "perennial",
             "inputs": describe_inputs(self.rows),
-            "outputs": [{"name": "score", "datatype": "FP64", "shape": [-1, *([len(classes)] if classes else [])]}],
+            "outputs": [{"name": OUTPUT, "datatype": "FP64", "shape": [-1, *([len(classes)] if classes else [])]}],
             "version": serving.version.version,
             "generation": serving.stage.generation,
             "trial": self._describe_trial(),

@@ -28,6 +28,7 @@ NUMPY = {
 WHOLE = frozenset(name for name in NUMPY if "INT" in name)
 REAL = frozenset(name for name in NUMPY if name.startswith("FP"))
 MAXIMUM_TENSORS = 4_096
+OUTPUT = "score"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def read_infer(body: bytes, header_length: str | None, schema: RowSchema, maximu
     """The rows of an inference request, and the outputs it wants.
 
     Raises:
-        BadRequest: the request is not of the protocol's form, or a tensor is not of its column's type.
+        BadRequest: the request is not of the protocol's form, a tensor is not of its column's type, or an output is
+            wanted that the model does not have.
     """
     head, binary = _split(body, header_length)
     content = parse_json(head)
@@ -83,15 +85,9 @@ def read_infer(body: bytes, header_length: str | None, schema: RowSchema, maximu
 def write_infer(
     model: str, version: int, request_id: str, outputs: dict[str, NDArray[Any]], wanted: Wanted
 ) -> tuple[bytes, int | None]:
-    """The response's body, and the length of its JSON where binary data follow it.
-
-    Raises:
-        BadRequest: an output is wanted that the model does not have.
-    """
+    """The response's body, and the length of its JSON where binary data follow it."""
     described, binary = [], []
     for name in wanted.outputs or outputs:
-        if name not in outputs:
-            raise BadRequest(f"output {say(name)} is unknown; the model has {sorted(outputs)}.", 400)
         values = outputs[name]
         tensor: dict[str, Any] = {"name": name, "datatype": _output_type(values), "shape": list(values.shape)}
         if wanted.outputs.get(name, wanted.binary):
@@ -275,6 +271,8 @@ def _wanted(content: dict[str, Any]) -> Wanted:
     binary = parameters.get("binary_data_output") is True
     named = {}
     for output in outputs:
+        if output["name"] != OUTPUT:
+            raise BadRequest(f"output {say(output['name'])} is unknown; the model has {[OUTPUT]}.", 400)
         own = output.get("parameters") or {}
         if (
             not isinstance(own, dict)
