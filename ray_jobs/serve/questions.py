@@ -14,9 +14,9 @@ import polars as pl
 from perennial.spec import Serving as ServingOptions
 from ray_jobs.serve.answer_log import AnswerLog, LogFull
 from ray_jobs.serve.answers import Answers, Logged
-from ray_jobs.serve.application import STICKY_KEY, refusal
+from ray_jobs.serve.application import STICKY_KEY
 from ray_jobs.serve.arrow_rows import read_arrow
-from ray_jobs.serve.batching import Ask, Reply
+from ray_jobs.serve.batching import Ask, Reply, mistake, refusal
 from ray_jobs.serve.inference_protocol import HEADER_LENGTH, read_infer
 from ray_jobs.serve.keeper import Keeper, Serving, Traffic
 from ray_jobs.serve.replies import Form, Scores, read_form, write_reply
@@ -26,6 +26,7 @@ from ray_jobs.serve.trying import Failure, Mirror, Scored, Unscorable, log_weigh
 from ray_jobs.serve.values import BadRequest
 
 logger = logging.getLogger("ray.serve")
+_ERRORS = (Exception, pl.exceptions.PanicException)  # a panic of Polars is no Exception
 _RETRY = ((b"retry-after", b"30"),)
 
 
@@ -86,7 +87,7 @@ class Questions:
             try:
                 question = self._read(ask)
                 groups.setdefault(question.group, []).append(question)
-            except Exception as error:  # this request's alone, and the worker lives on
+            except _ERRORS as error:  # this request's alone, and the worker lives on
                 ask.reply = _failed(ask, error)
         for group in groups.values():
             for part in _cut(group, self._options.batch_rows):
@@ -113,13 +114,13 @@ class Questions:
         return _Question(ask, sent, form, insisted)
 
     def _answer(self, group: Sequence[_Question], traffic: Traffic) -> None:
-        """All at once; where that is refused, one by one, so that a bad request is refused alone."""
+        """All at once; where that fails, one by one, so that only the request it fails on is refused."""
         try:
             self._compute(group, traffic)
-        except Exception as error:
+        except _ERRORS as error:
             # Who has a reply is in the log: of a canary's two parts the first stands when the second fails.
             waiting = [question for question in group if question.ask.reply is None]
-            if isinstance(error, BadRequest) and len(group) > 1:
+            if len(group) > 1 and not isinstance(error, LogFull):
                 for question in waiting:
                     self._answer([question], traffic)
                 return
@@ -247,20 +248,9 @@ def _line(ask: Ask, version: int | None = None, **more: Any) -> dict[str, Any]:
     return {"request_id": ask.request_id, "client": ask.client, "version": version, "status": status, **more}
 
 
-def _failed(ask: Ask, error: Exception) -> Reply:
+def _failed(ask: Ask, error: BaseException) -> Reply:
     if isinstance(error, LogFull):
         return refusal(503, str(error), _RETRY)
     if isinstance(error, BadRequest):
         return refusal(error.status, error.detail, _RETRY if error.status == 503 else ())
-    return _mistake(ask, error)
-
-
-def _mistake(ask: Ask, error: Exception) -> Reply:
-    # the type and the place, not the message: it may hold a value that was sent
-    where = error.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
-    logger.error("request %s was not answered: %s at %s", ask.request_id, type(error).__name__, place)
-    detail = f"request {ask.request_id} could not be answered, and that is a mistake of ours; its log line says where."
-    return refusal(500, detail)
+    return mistake(ask, error)

@@ -12,7 +12,7 @@ from perennial.lakehouse.tables import read_snapshot
 from perennial.lakehouse.trials import divert, open_trial
 from perennial.spec import load_pipeline
 from tests.conftest import S3
-from tests.ray_jobs.serve.replica import FOLDER, ROW, Replica, rows, running_replica, tensors
+from tests.ray_jobs.serve.replica import FOLDER, ROW, Replica, changed, rows, running_replica, tensors
 from tests.ray_jobs.serve.world import NOON, register_model
 
 
@@ -72,3 +72,33 @@ def test_what_one_version_answered_stands_when_the_log_has_no_room_for_the_other
         statuses |= {answer.status_code for answer in answers}
         assert written_down(canary, f"room-{turn}-") == answered(answers)
     assert statuses == {200, 503}
+
+
+@pytest.fixture(scope="module")
+def fragile(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    """A replica whose feature code raises on one trip, and panics on another."""
+    home = tmp_path_factory.mktemp("fragile")
+    text = (FOLDER / "trips.py").read_text()
+    hour = 'hour=pl.col("start_at").dt.hour()'
+    assert hour in text
+    raises = 'pl.col("trip").map_elements(lambda n: [0][n == 4_013], return_dtype=pl.Int64)'
+    panics = 'pl.col("trip").cast(pl.Datetime("us")).dt.truncate("1mo").dt.day()'
+    fragile = f"{hour} + {raises} + 0 * {panics}"
+    (home / "trips.py").write_text(text.replace(hour, fragile))
+    with running_replica(s3, home, home) as replica:
+        yield replica
+
+
+@pytest.mark.parametrize("trip", [4_013, -(2**63)], ids=["exception", "panic"])
+def test_what_feature_code_fails_on_is_a_500_of_that_request_alone(
+    fragile: Replica, trip: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"fails-{trip}-{n}" for n in range(20)]
+    asked = [("/predict", rows(changed(trip=trip if n == 7 else 1), request_id=names[n])) for n in range(20)]
+    answers = fragile.ask_all(asked)
+    assert [answer.status_code for answer in answers] == [500 if n == 7 else 200 for n in range(20)]
+    assert f"request {names[7]} could not be answered" in answers[7].json()["error"]
+    assert written_down(fragile, f"fails-{trip}-") == answered(answers)
+    told = [record.message for record in caplog.records if "was not answered" in record.message]
+    assert len(told) == 1
+    assert f"request {names[7]} was not answered: " in told[0]
