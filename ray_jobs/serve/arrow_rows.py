@@ -5,7 +5,7 @@ import struct
 import polars as pl
 import pyarrow as pa
 
-from ray_jobs.serve.rows import MAXIMUM_COLUMNS, Sent
+from ray_jobs.serve.rows import RowSchema, Sent
 from ray_jobs.serve.values import BadRequest
 
 STREAM = "application/vnd.apache.arrow.stream"
@@ -15,11 +15,11 @@ _CONTINUATION = 0xFFFFFFFF
 _RECORD_BATCH, _DICTIONARY = 3, 2  # in format/Message.fbs of apache/arrow
 
 
-def read_arrow(body: bytes, maximum_rows: int) -> Sent:
+def read_arrow(body: bytes, maximum_rows: int, schema: RowSchema) -> Sent:
     """The rows of an Arrow body, its buffers checked, so that nothing below can be led astray by a made-up offset.
 
     Raises:
-        BadRequest: it is not Arrow IPC, is cut off, compressed, or has too many rows.
+        BadRequest: it is not Arrow IPC, is cut off, compressed, has too many rows, or a column that is unknown.
     """
     stream = body[8:] if body[:6] == _MAGIC else body  # a file holds the same stream, after its magic bytes
     _refuse_compressed(stream)
@@ -43,8 +43,7 @@ def read_arrow(body: bytes, maximum_rows: int) -> Sent:
     names = table.column_names
     if len(set(names)) != len(names):
         raise BadRequest("two columns have one name.")
-    if len(names) > MAXIMUM_COLUMNS:
-        raise BadRequest(f"the rows have {len(names):,} columns; no model has so many.")
+    schema.refuse_unknown(set(names))
     return Sent(table.num_rows, {name: _series(name, table.column(name)) for name in names})
 
 

@@ -118,8 +118,8 @@ class _Columns:
     """Tensors on their way to columns; binary ones are taken from the body's rest in the order of the inputs."""
 
     def __init__(self, schema: RowSchema, binary: memoryview, maximum_rows: int) -> None:
-        self._schema, self._binary, self._maximum = schema, binary, maximum_rows
-        self._known = {**schema.columns, **{n: c for of in schema.joined.values() for n, c in of.items()}}
+        self._binary, self._maximum = binary, maximum_rows
+        self._known = schema.known
         self._columns: dict[str, list[Any] | pl.Series] = {}
         self._rows: int | None = None
 

@@ -95,14 +95,14 @@ class Questions:
         self._requests.add([_line(ask) for ask in batch if ask.reply is not None and ask.reply.status != 200])
 
     def _read(self, ask: Ask) -> _Question:
-        tensors = None
+        tensors, schema, maximum_rows = None, self._answers.schema, self._options.maximum_rows
         if ask.kind == "infer":
             header = ask.options.get(HEADER_LENGTH)
-            sent, tensors = read_infer(ask.body, header, self._answers.schema, self._options.maximum_rows)
+            sent, tensors = read_infer(ask.body, header, schema, maximum_rows)
         elif ask.kind == "arrow":
-            sent = read_arrow(ask.body, self._options.maximum_rows)
+            sent = read_arrow(ask.body, maximum_rows, schema)
         else:
-            sent = read_rows(ask.body, self._options.maximum_rows)
+            sent = read_rows(ask.body, maximum_rows, schema)
         ask.request_id = sent.request_id or ask.request_id or str(uuid.uuid4())
         form = read_form(ask, tensors)
         insisted = None

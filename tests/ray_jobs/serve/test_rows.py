@@ -1,6 +1,7 @@
 """What a request may hold: every refusal names the row and the column."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +30,7 @@ ROW = {"trip": 1, "station": "north", "start_at": "2024-05-01T12:00:00Z", "dista
 
 def read(body: bytes, maximum_rows: int = 10) -> pl.DataFrame:
     """The body's rows, as the only request of a batch."""
-    sent = read_rows(body, maximum_rows)
+    sent = read_rows(body, maximum_rows, SCHEMA)
     reader = RowReader(SCHEMA)
     reader.brought(frozenset(sent.columns))
     return reader.frame([sent])
@@ -61,13 +62,24 @@ def test_a_missing_value_is_null_where_the_contract_allows_it() -> None:
 
 
 def test_joined_columns_may_be_sent_instead() -> None:
-    sent = read_rows(ask(changed(weather_rain_mm=0.5, weather_wind=None)), 10)
+    sent = read_rows(ask(changed(weather_rain_mm=0.5, weather_wind=None)), 10, SCHEMA)
     assert RowReader(SCHEMA).brought(frozenset(sent.columns)) == {"weather"}
 
 
 def test_requests_of_the_same_columns_become_one_frame_in_their_order() -> None:
-    requests = [read_rows(ask(changed(trip=n), changed(trip=-n)), 10) for n in (1, 2, 3)]
+    requests = [read_rows(ask(changed(trip=n), changed(trip=-n)), 10, SCHEMA) for n in (1, 2, 3)]
     assert RowReader(SCHEMA).frame(requests)["trip"].to_list() == [1, -1, 2, -2, 3, -3]
+
+
+def test_unknown_columns_are_refused_before_rows_times_columns_values_are_made() -> None:
+    body = ask(*[{f"c{row}-{n}": 1 for n in range(4)} for row in range(1_000)])
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="column 'c0-0' is unknown"):
+            read(body, maximum_rows=1_000)
+        assert tracemalloc.get_traced_memory()[1] < 5 << 20  # 4,000 columns of 1,000 values would be 32 MB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
