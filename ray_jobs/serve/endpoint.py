@@ -59,7 +59,15 @@ class Endpoint:
         path = options.log_folder.parent / "logs" / "requests" / f"{config.pipeline}-{self._replica}.jsonl"
         self._requests = RequestLog(path, config.pipeline)
         self._mirror = Mirror(self._answers, partial(self._log.append, share=0.5))
-        questions = Questions(self._answers, self._keeper, self._log, self._mirror, self._requests, serving)
+        questions = Questions(
+            self._answers,
+            self._keeper,
+            self._log,
+            self._mirror,
+            self._requests,
+            serving,
+            options.maximum_body_bytes,
+        )
         self._batcher = Batcher(
             questions.answer,
             serving.batch_requests,

@@ -65,7 +65,11 @@ class _Part:
 
 
 class Questions:
-    """The work of a replica's batches. Safe from any thread."""
+    """The work of a replica's batches. Safe from any thread.
+
+    Args:
+        maximum_bytes: of one request's texts, however few bytes of its body name them.
+    """
 
     def __init__(
         self,
@@ -75,9 +79,10 @@ class Questions:
         mirror: Mirror,
         requests: RequestLog,
         options: ServingOptions,
+        maximum_bytes: int,
     ) -> None:
         self._answers, self._keeper, self._log, self._mirror = answers, keeper, log, mirror
-        self._requests, self._options = requests, options
+        self._requests, self._options, self._maximum_bytes = requests, options, maximum_bytes
 
     def answer(self, batch: Sequence[Ask]) -> None:
         """Set the reply of each request of a batch, refusals included."""
@@ -100,7 +105,7 @@ class Questions:
             header = ask.options.get(HEADER_LENGTH)
             sent, tensors = read_infer(ask.body, header, schema, maximum_rows)
         elif ask.kind == "arrow":
-            sent = read_arrow(ask.body, maximum_rows, schema)
+            sent = read_arrow(ask.body, maximum_rows, self._maximum_bytes, schema)
         else:
             sent = read_rows(ask.body, maximum_rows, schema)
         ask.request_id = sent.request_id or ask.request_id or str(uuid.uuid4())

@@ -212,6 +212,36 @@ def test_a_bad_arrow_body_is_refused(replica: Replica, body: bytes, status: int,
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
 
 
+def _table(note: pa.Array) -> bytes:
+    """Rows of which a column is an Arrow array that no data frame would write."""
+    table = pl.DataFrame(pl.from_arrow(pa.ipc.open_stream(arrow(len(note))).read_all())).to_arrow()
+    sink, table = io.BytesIO(), table.append_column("note", note)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _one_text(kind: str, length: int, count: int) -> pa.Array:
+    """One text, as every row's value."""
+    if kind == "string_view":
+        view = struct.pack("<i4sii", length, b"xxxx", 0, 0)
+        return pa.Array.from_buffers(
+            pa.string_view(), count, [None, pa.py_buffer(view * count), pa.py_buffer(b"x" * length)]
+        )
+    values = pa.array(["x" * length], getattr(pa, kind)())
+    return pa.DictionaryArray.from_arrays(pa.array([0] * (count - 1) + [None], pa.int16()), values)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
+def test_one_long_text_that_every_row_names_is_refused_before_each_row_has_its_own(replica: Replica, kind: str) -> None:
+    body = _table(_one_text(kind, 50_000, 2_000))
+    assert len(body) < 300_000  # of which 100 MB would be made
+    answer = replica.ask("/predict", body, content_type=ARROW)
+    assert (answer.status_code, "bytes, of 1,048,576 allowed" in answer.json()["error"]) == (413, True), answer.text
+    short = replica.ask("/predict", _table(_one_text(kind, 40, 2_000)), content_type=ARROW)
+    assert short.status_code == 200, short.text
+
+
 def test_an_arrow_body_of_made_up_bytes_is_refused_and_never_a_crash(replica: Replica) -> None:
     good, dice = arrow(50), np.random.default_rng(3)
     broken = []
