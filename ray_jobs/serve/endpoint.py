@@ -136,6 +136,7 @@ class Endpoint:
             "refreshed_at": self._keeper.refreshed_at,
             "refresh_problem": self._keeper.problem,
             "log_problem": self._log.problem,
+            "request_log_problem": self._requests.problem,
         }
 
     async def refresh(self) -> str:
@@ -186,9 +187,15 @@ class Endpoint:
         return {"version": tried.trial.version, "stage": tried.trial.stage, "share": tried.trial.share}
 
     def _repeat(self, work: Callable[[], Any], seconds: float) -> None:
-        work()  # at once: what a dead replica left behind is shipped now
-        while not self._stopping.wait(seconds):
-            work()
+        while True:  # at once: what a dead replica left behind is shipped now
+            try:
+                work()
+            except Exception:  # the next turn may go well, and a thread that ends takes its replica along
+                logger.exception(
+                    "%s failed for %s; it is tried again in %s s", work.__qualname__, self._config.pipeline, seconds
+                )
+            if self._stopping.wait(seconds):
+                return
 
 
 def application(config: EndpointConfig, replicas: int) -> serve.Application:

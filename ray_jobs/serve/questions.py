@@ -27,6 +27,9 @@ from ray_jobs.serve.values import BadRequest
 
 logger = logging.getLogger("ray.serve")
 _ERRORS = (Exception, pl.exceptions.PanicException)  # a panic of Polars is no Exception
+_FULL = (  # why is in the replica's log: paths and what S3 said are no client's business
+    "answers cannot be written down here now, so none was given. Come back after the seconds in Retry-After."
+)
 _RETRY = ((b"retry-after", b"30"),)
 
 
@@ -255,7 +258,7 @@ def _line(ask: Ask, version: int | None = None, **more: Any) -> dict[str, Any]:
 
 def _failed(ask: Ask, error: BaseException) -> Reply:
     if isinstance(error, LogFull):
-        return refusal(503, str(error), _RETRY)
+        return refusal(503, _FULL, _RETRY)
     if isinstance(error, BadRequest):
         return refusal(error.status, error.detail, _RETRY if error.status == 503 else ())
     return mistake(ask, error)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from perennial.lakehouse.tables import read_snapshot
 from ray_jobs.serve.application import Gate
 from ray_jobs.serve.clients import add_token, read_book, revoke
 from tests.conftest import S3
-from tests.ray_jobs.serve.replica import KINDS, ROW, Replica, changed, rows, running_replica, tensors
+from tests.ray_jobs.serve.replica import KINDS, ROW, Replica, changed, full_disk, rows, running_replica, tensors
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -354,6 +355,23 @@ def test_the_request_log_has_id_version_and_status_and_no_value_that_was_sent(re
     assert lines["refused"]["status"] == 422
     assert "a secret" not in text
     assert "sesame" not in text
+
+
+def test_on_a_full_disk_nothing_is_answered_and_the_replica_lives_and_says_so(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica.endpoint._log.ship()  # so that a new segment has to be opened
+    with full_disk():
+        answer = replica.ask("/predict", rows(ROW, request_id="full-1"))
+        time.sleep(2.5)  # its threads have had a turn
+        told = replica.ask("").json()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"].startswith("answers cannot be written down here now")
+    assert "/" not in answer.json()["error"]
+    assert any("Make room on this disk" in record.message for record in caplog.records)
+    assert "lines are lost" in told["request_log_problem"]
+    replica.endpoint.check_health()
+    assert replica.ask("/predict", rows(ROW, request_id="full-2")).status_code == 200
 
 
 def test_every_answered_row_is_in_predictions_exactly_once(replica: Replica) -> None:
