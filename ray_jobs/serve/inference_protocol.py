@@ -134,9 +134,9 @@ class _Columns:
         if name in self._columns:
             raise BadRequest(f"input {name!r} is there twice.", 400)
         kind, rows = self._kind(name, tensor.get("datatype")), self._height(name, tensor.get("shape"))
-        parameters = tensor.get("parameters") or {}
-        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-        if isinstance(parameters, dict) and any(str(key).startswith("shared_memory") for key in parameters):
+        parameters = _parameters(tensor, f"input {name!r}")
+        size = parameters.get("binary_data_size")
+        if any(key.startswith("shared_memory") for key in parameters):
             raise BadRequest(f"input {name!r} is in shared memory, which this server does not read.", 400)
         if size is None:
             self._columns[name] = _from_json(name, tensor.get("data"), kind, rows)
@@ -260,10 +260,8 @@ def _strings(name: str, raw: memoryview, rows: int) -> list[str]:
 
 
 def _wanted(content: dict[str, Any]) -> Wanted:
-    parameters = content.get("parameters") or {}
+    parameters = _parameters(content, "the request")
     outputs = content.get("outputs") or []
-    if not isinstance(parameters, dict):
-        raise BadRequest("'parameters' must be an object.", 400)
     if not isinstance(outputs, list) or not all(
         isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
     ):
@@ -273,15 +271,20 @@ def _wanted(content: dict[str, Any]) -> Wanted:
     for output in outputs:
         if output["name"] != OUTPUT:
             raise BadRequest(f"output {say(output['name'])} is unknown; the model has {[OUTPUT]}.", 400)
-        own = output.get("parameters") or {}
-        if (
-            not isinstance(own, dict)
-            or own.get("classification")
-            or any(str(k).startswith("shared_memory") for k in own)
-        ):
+        own = _parameters(output, f"output {output['name']!r}")
+        if own.get("classification") or any(key.startswith("shared_memory") for key in own):
             raise BadRequest(f"output {say(output['name'])} may have the parameter binary_data only.", 400)
         named[output["name"]] = own.get("binary_data", binary) is True
     return Wanted(named, binary)
+
+
+def _parameters(of: dict[str, Any], whose: str) -> dict[str, Any]:
+    found = of.get("parameters")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise BadRequest(f"the parameters of {whose} are {say(found)}; they must be an object.", 400)
+    return found
 
 
 def _output_type(values: NDArray[Any]) -> str:

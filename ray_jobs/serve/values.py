@@ -206,13 +206,16 @@ def _instant(value: Any) -> datetime:
 
 
 def _day(value: Any) -> date:
-    expected = "it must be a day, such as 2013-01-01."
+    expected = f"it must be a day between the years {FIRST_YEAR} and {LAST_YEAR}, such as 2013-01-01."
     if not isinstance(value, str):
         raise ValueError(expected)
     try:
-        return date.fromisoformat(value)
+        day = date.fromisoformat(value)
+        if FIRST_YEAR <= day.year <= LAST_YEAR:
+            return day
     except ValueError:
-        raise ValueError(expected) from None
+        pass
+    raise ValueError(expected)
 
 
 def _fits(value: int, dtype: pl.DataType) -> bool:

@@ -149,6 +149,18 @@ def _tensor(name: str = "trip", **values: Any) -> bytes:
         (_tensor(name="trip", data=None), 400, "has no list 'data'"),
         (_tensor(name="trip", datatype="INT8", data=[300]), 422, "out of the range of INT8"),
         (_tensor(name="trip", name_="", parameters={"binary_data_size": 4}), 400, "both data and binary_data_size"),
+        (
+            _tensor(name="trip", parameters="none"),
+            400,
+            "the parameters of input 'trip' are 'none'; they must be an object",
+        ),
+        (_tensor(name="trip", parameters=[]), 400, "the parameters of input 'trip' are []"),
+        (tensors(ROW, parameters=0), 400, "the parameters of the request are 0"),
+        (
+            tensors(ROW, outputs=[{"name": "score", "parameters": False}]),
+            400,
+            "the parameters of output 'score' are False",
+        ),
         (tensors(ROW, outputs=[{"name": "class"}]), 400, "output 'class' is unknown"),
         (tensors(ROW, outputs=[{"name": "score", "parameters": {"classification": 3}}]), 400, "binary_data only"),
         (json.dumps({"inputs": json.loads(tensors(ROW))["inputs"][1:]}).encode(), 422, "'trip' is missing"),
@@ -262,6 +274,13 @@ def test_versions_that_are_served_answer_and_others_are_not_found(replica: Repli
     for path, content in (("/versions/99/infer", tensors(ROW)), ("/versions/99", None), ("/versions/99/ready", None)):
         answer = replica.ask(path, content)
         assert (answer.status_code, "version 99 is not served" in answer.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("path", ["/versions/x", "/versions/1.5/ready", "/versions/" + "9" * 5_000])
+def test_a_version_that_is_no_number_is_not_found_and_said_as_any_refusal(replica: Replica, path: str) -> None:
+    answer = replica.ask(path)
+    assert (answer.status_code, list(answer.json())) == (404, ["error"])
+    assert "is no version" in answer.json()["error"]
 
 
 def test_a_clients_token_works_at_once_and_once_revoked_no_more(replica: Replica) -> None:

@@ -125,6 +125,16 @@ def test_unknown_columns_are_refused_before_rows_times_columns_values_are_made()
         (ask(changed(day="someday")), 422, "row 0: column 'day' is 'someday'; it must be a day"),
         (ask(changed(weather_rain_mm=0.5)), 422, "'weather_wind' is missing: of the join with weather"),
         (ask(ROW, request_id=7), 422, "request_id"),
+        (
+            ask(changed(day="1066-10-14")),
+            422,
+            "row 0: column 'day' is '1066-10-14'; it must be a day between the years",
+        ),
+        (
+            ask(changed(day="9999-12-31")),
+            422,
+            "row 0: column 'day' is '9999-12-31'; it must be a day between the years",
+        ),
         (ask(ROW, request_id="x" * 200), 422, "request_id"),
         (ask(ROW, request_id="a\nb"), 422, "request_id"),
     ],
