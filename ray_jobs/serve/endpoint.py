@@ -124,6 +124,7 @@ class Endpoint:
             "platform": "perennial",
             "inputs": describe_inputs(self.rows),
             "outputs": [{"name": OUTPUT, "datatype": "FP64", "shape": [-1, *([len(classes)] if classes else [])]}],
+            **({"classes": list(classes)} if classes else {}),  # of the output's second dimension, in its order
             "version": serving.version.version,
             "generation": serving.stage.generation,
             "trial": self._describe_trial(),

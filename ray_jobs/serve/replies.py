@@ -67,6 +67,8 @@ def write_reply(form: Form, request_id: str, serving: Serving, found: Scores) ->
         return Reply(200, body, ((b"content-type", b"application/octet-stream"), header, *told))
     if form.arrow:
         metadata = {"request_id": request_id, "version": str(version)}
+        if classes := serving.scorer.description.classes:
+            metadata["classes"] = orjson.dumps(classes).decode()
         body = write_arrow({OUTPUT: pl.Series(OUTPUT, found.scores)}, metadata)
         return Reply(200, body, ((b"content-type", STREAM.encode()), *told))
     body = orjson.dumps(_plain(request_id, serving, found), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,16 +1,20 @@
 """Batches of which a part fails: the rest is answered, and every answered row is written down once."""
 
+import json
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import httpx
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from perennial.lakehouse.prediction_log import commit_predictions
 from perennial.lakehouse.tables import read_snapshot
 from perennial.lakehouse.trials import divert, open_trial
 from perennial.spec import load_pipeline
+from ray_jobs.serve.arrow_rows import STREAM
 from tests.conftest import S3
 from tests.ray_jobs.serve.replica import FOLDER, ROW, Replica, changed, rows, running_replica, tensors
 from tests.ray_jobs.serve.world import NOON, register_model
@@ -102,3 +106,19 @@ def test_what_feature_code_fails_on_is_a_500_of_that_request_alone(
     told = [record.message for record in caplog.records if "was not answered" in record.message]
     assert len(told) == 1
     assert f"request {names[7]} was not answered: " in told[0]
+
+
+def test_of_many_classes_every_form_of_answer_says_which_column_is_which(s3: S3, tmp_path: Path) -> None:
+    text = (FOLDER / "trips.py").read_text()
+    text = text.replace('pl.col("minutes") > 20', '(pl.col("minutes") / 20).cast(pl.Int64)')
+    text = text.replace('task="binary"', 'task="multiclass"')
+    (tmp_path / "trips.py").write_text(text)
+    with running_replica(s3, tmp_path, tmp_path) as replica:
+        plain = replica.ask("/predict", rows(ROW)).json()
+        assert plain["classes"] == ["long", "middling", "short"]
+        described = replica.ask(f"/versions/{replica.version}").json()
+        assert described["classes"] == plain["classes"]
+        assert described["outputs"] == [{"name": "score", "datatype": "FP64", "shape": [-1, 3]}]
+        answer = replica.ask("/predict", rows(ROW), accept=STREAM)
+        metadata = pa.ipc.open_stream(answer.content).schema.metadata
+        assert json.loads(metadata[b"classes"]) == plain["classes"]
