@@ -199,13 +199,13 @@ class Endpoint:
                 return
 
 
-def application(config: EndpointConfig, replicas: int) -> serve.Application:
+def application(config: EndpointConfig) -> serve.Application:
     """The Serve application of one pipeline, to be run under the pipeline's name and route."""
     options = config.serve
-    scaling: dict[str, Any] = {"num_replicas": replicas}
-    if config.maximum_replicas > replicas:
+    scaling: dict[str, Any] = {"num_replicas": config.replicas}
+    if config.maximum_replicas > config.replicas:
         autoscaling = AutoscalingConfig(
-            min_replicas=replicas,
+            min_replicas=config.replicas,
             max_replicas=config.maximum_replicas,
             target_ongoing_requests=config.target_ongoing_requests,
             upscale_delay_s=5,
