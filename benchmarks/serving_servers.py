@@ -45,7 +45,7 @@ def fastapi_model(port: int, folder: Path) -> None:
     app = FastAPI()
 
     def score(body: bytes) -> list[float]:
-        rows = answers.read([read_rows(body, 10_000)])
+        rows = answers.read([read_rows(body, 10_000, answers.schema)])
         return list(keeper.current.scorer.score(answers.compute(rows, keeper.current, now())).tolist())
 
     @app.post("/predict")

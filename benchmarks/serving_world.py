@@ -115,7 +115,7 @@ def roll_out(lake: Lake, config: EndpointConfig) -> None:
 
     stage = champion_stage(lake, "houses")
     assert stage is not None
-    report = roll(RollRequest(endpoint=config, replicas=1, version=stage.version, generation=stage.generation))
+    report = roll(RollRequest(endpoint=config, version=stage.version, generation=stage.generation))
     assert report.failure is None, report.failure
 
 

@@ -175,9 +175,8 @@ def endpoint_request(
         pipelines=pipelines,
         code_hash=pipeline_code_hash(pipeline),
         serve=serve,
+        replicas=pipeline.serving.replicas,
         maximum_replicas=pipeline.serving.maximum_replicas or pipeline.serving.replicas,
         target_ongoing_requests=pipeline.serving.target_ongoing_requests,
     )
-    return RollRequest(
-        endpoint=endpoint, replicas=pipeline.serving.replicas, version=version, generation=generation, turn=turn
-    )
+    return RollRequest(endpoint=endpoint, version=version, generation=generation, turn=turn)

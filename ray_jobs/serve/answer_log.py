@@ -21,10 +21,11 @@ from perennial.lakehouse.prediction_log import ship_segment
 logger = logging.getLogger("ray.serve")
 SUFFIX = ".arrows"
 SEGMENT_BYTES = 32 << 20
+TOLD_SECONDS = 30.0  # between two lines that say the same of every request
 
 
 class LogFull(RuntimeError):
-    """More unshipped rows lie on the node than it may hold; the request is not answered, because it would be lost."""
+    """The node takes no more rows: too many wait for S3, or its disk is full. What cannot be written is not answered."""
 
 
 @dataclass
@@ -59,6 +60,7 @@ class AnswerLog:
     _current: _Segment | None = None
     _closed: list[_Segment] = field(default_factory=list)
     _waiting_bytes: int = 0
+    _tell_again: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _shipping: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,19 +71,32 @@ class AnswerLog:
             share: of the room, which these rows may not fill further; answers that nobody heard leave the rest to others.
 
         Raises:
-            LogFull: S3 has been away for too long.
+            LogFull: S3 has been away for too long, or the disk takes nothing.
         """
         batch = rows.combine_chunks().to_batches()[0]
         message = batch.serialize()
         with self._lock:
             if self._waiting_bytes + message.size > share * self.maximum_bytes:
-                raise LogFull(
+                raise self._full(
                     f"{self._waiting_bytes:,} bytes of answers of {self.pipeline} wait in {self.folder} for S3, "
                     f"of {self.maximum_bytes:,} allowed; nothing was answered. Shipping said: {self.problem}"
                 )
-            segment = self._segment_for(batch.schema)
-            _write(segment, message)
+            try:
+                segment = self._segment_for(batch.schema)
+                _write(segment, message)
+            except OSError as error:
+                raise self._full(
+                    f"answers of {self.pipeline} cannot be written to {self.folder}; nothing was answered. Make room on "
+                    f"this disk. It said: {error}"
+                ) from error
             self._waiting_bytes += message.size
+
+    def _full(self, why: str) -> LogFull:
+        now = time.monotonic()
+        if now >= self._tell_again:
+            self._tell_again = now + TOLD_SECONDS
+            logger.error("%s", why)
+        return LogFull(why)
 
     def ship(self) -> int:
         """Move what waits to S3; return how many rows went. What cannot go now stays, and `problem` says why."""
@@ -99,7 +114,9 @@ class AnswerLog:
                 shipped += self._ship(waiting[0])
                 waiting.pop(0)
             self.problem = None
-        except (OSError, RuntimeError, pa.ArrowException) as error:
+        except (
+            Exception
+        ) as error:  # whatever it was: a segment that is forgotten here stays locked, and nobody ships it
             self.problem = f"{type(error).__name__}: {error}"
             logger.warning("prediction log of %s: %d segments stay here: %s", self.pipeline, len(waiting), self.problem)
         size = self._measure()
@@ -117,12 +134,12 @@ class AnswerLog:
 
     def _segment_for(self, schema: pa.Schema) -> _Segment:
         current = self._current
-        if current is not None and (current.schema != schema or current.size > SEGMENT_BYTES):
+        if current is not None and current.schema == schema and current.size <= SEGMENT_BYTES:
+            return current
+        opened = self._current = _open_segment(self.folder, schema)
+        if current is not None:
             self._closed.append(current)
-            current = None
-        if current is None:
-            current = self._current = _open_segment(self.folder, schema)
-        return current
+        return opened
 
     def _ship(self, segment: _Segment) -> int:
         rows = read_segment(segment.path)
@@ -170,8 +187,13 @@ def _open_segment(folder: Path, schema: pa.Schema) -> _Segment:
     descriptor = os.open(unnamed, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_EXCL, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     segment = _Segment(path, descriptor, schema)
-    _write(segment, schema.serialize())
-    unnamed.rename(path)
+    try:
+        _write(segment, schema.serialize())
+        unnamed.rename(path)
+    except OSError:
+        os.close(descriptor)
+        unnamed.unlink(missing_ok=True)
+        raise
     return segment
 
 
@@ -195,5 +217,5 @@ def _write(segment: _Segment, message: pa.Buffer) -> None:
     written = os.write(segment.descriptor, message)
     if written != message.size:
         os.ftruncate(segment.descriptor, segment.size)
-        raise OSError(f"{segment.path} took {written} of {message.size} bytes: the disk is full; nothing was answered.")
+        raise OSError(f"{segment.path} took {written} of {message.size} bytes: the disk is full.")
     segment.size += written

@@ -135,10 +135,6 @@ class Answers:
                 503,
             )
 
-    def outputs(self, scores: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-        """What the model gives, by the names that clients know it by."""
-        return {"score": scores}
-
     def to_log(
         self,
         computed: pl.DataFrame,

@@ -8,11 +8,10 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ray_jobs.serve.arrow_rows import FILE, STREAM
-from ray_jobs.serve.batching import Ask, Overloaded, Reply, TimedOut
+from ray_jobs.serve.batching import Ask, Overloaded, Reply, TimedOut, refusal
 from ray_jobs.serve.clients import Clients
 from ray_jobs.serve.inference_protocol import HEADER_LENGTH
 from ray_jobs.serve.rows import check_request_id
@@ -155,11 +154,6 @@ class _Refused(Exception):
     def __init__(self, status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(detail)
         self.status, self.detail, self.headers = status, detail, tuple(headers)
-
-
-def refusal(status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
-    """How every refusal looks, after the Open Inference Protocol: `{"error": "what and where"}`."""
-    return Reply(status, orjson.dumps({"error": detail}), ((b"content-type", b"application/json"), *headers))
 
 
 def _retry(seconds: int) -> list[tuple[bytes, bytes]]:

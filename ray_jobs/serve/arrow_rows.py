@@ -5,7 +5,7 @@ import struct
 import polars as pl
 import pyarrow as pa
 
-from ray_jobs.serve.rows import MAXIMUM_COLUMNS, Sent
+from ray_jobs.serve.rows import RowSchema, Sent
 from ray_jobs.serve.values import BadRequest
 
 STREAM = "application/vnd.apache.arrow.stream"
@@ -15,11 +15,14 @@ _CONTINUATION = 0xFFFFFFFF
 _RECORD_BATCH, _DICTIONARY = 3, 2  # in format/Message.fbs of apache/arrow
 
 
-def read_arrow(body: bytes, maximum_rows: int) -> Sent:
+def read_arrow(body: bytes, maximum_rows: int, maximum_bytes: int, schema: RowSchema) -> Sent:
     """The rows of an Arrow body, its buffers checked, so that nothing below can be led astray by a made-up offset.
 
+    Args:
+        maximum_bytes: of all texts, once each row has its own.
+
     Raises:
-        BadRequest: it is not Arrow IPC, is cut off, compressed, or has too many rows.
+        BadRequest: it is not Arrow IPC, is cut off, compressed, has too many rows, or a column that is unknown.
     """
     stream = body[8:] if body[:6] == _MAGIC else body  # a file holds the same stream, after its magic bytes
     _refuse_compressed(stream)
@@ -43,8 +46,15 @@ def read_arrow(body: bytes, maximum_rows: int) -> Sent:
     names = table.column_names
     if len(set(names)) != len(names):
         raise BadRequest("two columns have one name.")
-    if len(names) > MAXIMUM_COLUMNS:
-        raise BadRequest(f"the rows have {len(names):,} columns; no model has so many.")
+    schema.refuse_unknown(set(names))
+    for name in names:
+        _refuse_kind(name, table.column(name).type)
+    text_bytes = sum(_text_bytes(table.column(name)) for name in names)
+    if text_bytes > maximum_bytes:
+        detail = (
+            f"the texts of these rows are {text_bytes:,} bytes, of {maximum_bytes:,} allowed; send fewer at a time."
+        )
+        raise BadRequest(detail, 413)
     return Sent(table.num_rows, {name: _series(name, table.column(name)) for name in names})
 
 
@@ -57,16 +67,35 @@ def write_arrow(columns: dict[str, pl.Series], metadata: dict[str, str]) -> byte
     return sink.getvalue().to_pybytes()
 
 
-def _series(name: str, column: pa.ChunkedArray) -> pl.Series:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+def _refuse_kind(name: str, sent: pa.DataType) -> None:
+    kind = _plain_kind(sent)
     plain = (
         pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string,
         pa.types.is_string_view, pa.types.is_timestamp, pa.types.is_date, pa.types.is_null,
     )  # fmt: skip
     if not any(is_kind(kind) for is_kind in plain):
-        raise BadRequest(f"column {name!r} has the Arrow type {column.type}, which no input has.")
+        raise BadRequest(f"column {name!r} has the Arrow type {sent}, which no input has.")
+
+
+def _plain_kind(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Bytes of a column's texts, each row's for itself: entries of a dictionary, and views, may all be one long text."""
+    kind, is_dictionary = _plain_kind(column.type), pa.types.is_dictionary(column.type)
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        return 0
+    total = 0
+    for chunk in column.chunks:
+        texts = pl.Series(chunk.dictionary if is_dictionary else chunk)
+        sizes = texts.str.len_bytes().cast(pl.UInt64)
+        total += int((sizes.gather(pl.Series(chunk.indices)) if is_dictionary else sizes).sum())
+    return total
+
+
+def _series(name: str, column: pa.ChunkedArray) -> pl.Series:
+    kind = _plain_kind(column.type)
     try:
         if column.type != kind:
             column = column.cast(kind)

@@ -5,12 +5,16 @@ also gives those a moment who were just answered. Large bodies have a worker of 
 """
 
 import asyncio
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import orjson
+
+logger = logging.getLogger("ray.serve")
 LARGE_BODY_BYTES = 128 << 10
 SWEEP_SECONDS = 0.25
 
@@ -43,6 +47,23 @@ class Ask:
     arrived: float = field(default_factory=time.perf_counter)
     reply: Reply | None = None
     future: "asyncio.Future[Reply] | None" = None
+
+
+def refusal(status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
+    """How every refusal looks, after the Open Inference Protocol: `{"error": "what and where"}`."""
+    return Reply(status, orjson.dumps({"error": detail}), ((b"content-type", b"application/json"), *headers))
+
+
+def mistake(ask: Ask, error: BaseException) -> Reply:
+    """What a request is answered that failed for no reason of its own; the log says where."""
+    # the type and the place, not the message: it may hold a value that was sent
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
+    logger.error("request %s was not answered: %s at %s", ask.request_id, type(error).__name__, place)
+    detail = f"request {ask.request_id} could not be answered, and that is a mistake of ours; its log line says where."
+    return refusal(500, detail)
 
 
 class Overloaded(Exception):
@@ -141,9 +162,18 @@ class Batcher:
             # What its client no longer waits for is not worth computing, nor logging as answered.
             alive = [ask for ask in batch if ask.future is not None and not ask.future.done()]
             if alive:
-                self._work(alive)
+                self._answer(alive)
                 assert self._loop is not None
                 self._loop.call_soon_threadsafe(_resolve, alive)
+
+    def _answer(self, batch: Sequence[Ask]) -> None:
+        try:
+            self._work(batch)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of Rust code is no Exception, and the worker must outlive it
+            for ask in batch:
+                ask.reply = ask.reply or mistake(ask, error)
 
     def _sweep(self) -> None:
         """Refuse what has waited too long: one timer for all requests, not one for each."""

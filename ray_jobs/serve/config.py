@@ -31,12 +31,12 @@ class ServeConfig(BaseModel, frozen=True):
 
 
 class EndpointConfig(BaseModel, frozen=True):
-    """What one replica is told.
+    """What one replica is told, and how many there are.
 
     Args:
         pipelines: folder of the pipelines' files, the same on every node.
         code_hash: of the pipeline as it was when the application was deployed.
-        maximum_replicas: up to so many are started under load, from those that a roll-out asks for.
+        maximum_replicas: under load up to so many are started, beyond `replicas`.
     """
 
     lake: Lake
@@ -44,6 +44,7 @@ class EndpointConfig(BaseModel, frozen=True):
     pipelines: Path
     code_hash: str
     serve: ServeConfig
+    replicas: int = Field(1, ge=1)
     maximum_replicas: int = 1
     target_ongoing_requests: float = 20.0
 

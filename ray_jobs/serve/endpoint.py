@@ -22,7 +22,7 @@ from ray_jobs.serve.application import Gate
 from ray_jobs.serve.batching import Ask, Batcher, Reply
 from ray_jobs.serve.clients import Clients
 from ray_jobs.serve.config import EndpointConfig
-from ray_jobs.serve.inference_protocol import describe_inputs
+from ray_jobs.serve.inference_protocol import OUTPUT, describe_inputs
 from ray_jobs.serve.keeper import Keeper, Loaded, ReplicaState, WrongCode
 from ray_jobs.serve.pages import build_pages
 from ray_jobs.serve.questions import Questions
@@ -59,7 +59,15 @@ class Endpoint:
         path = options.log_folder.parent / "logs" / "requests" / f"{config.pipeline}-{self._replica}.jsonl"
         self._requests = RequestLog(path, config.pipeline)
         self._mirror = Mirror(self._answers, partial(self._log.append, share=0.5))
-        questions = Questions(self._answers, self._keeper, self._log, self._mirror, self._requests, serving)
+        questions = Questions(
+            self._answers,
+            self._keeper,
+            self._log,
+            self._mirror,
+            self._requests,
+            serving,
+            options.maximum_body_bytes,
+        )
         self._batcher = Batcher(
             questions.answer,
             serving.batch_requests,
@@ -115,7 +123,8 @@ class Endpoint:
             "versions": [str(held) for held in self._keeper.versions] if version is None else [str(version)],
             "platform": "perennial",
             "inputs": describe_inputs(self.rows),
-            "outputs": [{"name": "score", "datatype": "FP64", "shape": [-1, *([len(classes)] if classes else [])]}],
+            "outputs": [{"name": OUTPUT, "datatype": "FP64", "shape": [-1, *([len(classes)] if classes else [])]}],
+            **({"classes": list(classes)} if classes else {}),  # of the output's second dimension, in its order
             "version": serving.version.version,
             "generation": serving.stage.generation,
             "trial": self._describe_trial(),
@@ -128,6 +137,7 @@ class Endpoint:
             "refreshed_at": self._keeper.refreshed_at,
             "refresh_problem": self._keeper.problem,
             "log_problem": self._log.problem,
+            "request_log_problem": self._requests.problem,
         }
 
     async def refresh(self) -> str:
@@ -178,18 +188,24 @@ class Endpoint:
         return {"version": tried.trial.version, "stage": tried.trial.stage, "share": tried.trial.share}
 
     def _repeat(self, work: Callable[[], Any], seconds: float) -> None:
-        work()  # at once: what a dead replica left behind is shipped now
-        while not self._stopping.wait(seconds):
-            work()
+        while True:  # at once: what a dead replica left behind is shipped now
+            try:
+                work()
+            except Exception:  # the next turn may go well, and a thread that ends takes its replica along
+                logger.exception(
+                    "%s failed for %s; it is tried again in %s s", work.__qualname__, self._config.pipeline, seconds
+                )
+            if self._stopping.wait(seconds):
+                return
 
 
-def application(config: EndpointConfig, replicas: int) -> serve.Application:
+def application(config: EndpointConfig) -> serve.Application:
     """The Serve application of one pipeline, to be run under the pipeline's name and route."""
     options = config.serve
-    scaling: dict[str, Any] = {"num_replicas": replicas}
-    if config.maximum_replicas > replicas:
+    scaling: dict[str, Any] = {"num_replicas": config.replicas}
+    if config.maximum_replicas > config.replicas:
         autoscaling = AutoscalingConfig(
-            min_replicas=replicas,
+            min_replicas=config.replicas,
             max_replicas=config.maximum_replicas,
             target_ongoing_requests=config.target_ongoing_requests,
             upscale_delay_s=5,

@@ -28,6 +28,7 @@ NUMPY = {
 WHOLE = frozenset(name for name in NUMPY if "INT" in name)
 REAL = frozenset(name for name in NUMPY if name.startswith("FP"))
 MAXIMUM_TENSORS = 4_096
+OUTPUT = "score"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def read_infer(body: bytes, header_length: str | None, schema: RowSchema, maximu
     """The rows of an inference request, and the outputs it wants.
 
     Raises:
-        BadRequest: the request is not of the protocol's form, or a tensor is not of its column's type.
+        BadRequest: the request is not of the protocol's form, a tensor is not of its column's type, or an output is
+            wanted that the model does not have.
     """
     head, binary = _split(body, header_length)
     content = parse_json(head)
@@ -83,15 +85,9 @@ def read_infer(body: bytes, header_length: str | None, schema: RowSchema, maximu
 def write_infer(
     model: str, version: int, request_id: str, outputs: dict[str, NDArray[Any]], wanted: Wanted
 ) -> tuple[bytes, int | None]:
-    """The response's body, and the length of its JSON where binary data follow it.
-
-    Raises:
-        BadRequest: an output is wanted that the model does not have.
-    """
+    """The response's body, and the length of its JSON where binary data follow it."""
     described, binary = [], []
     for name in wanted.outputs or outputs:
-        if name not in outputs:
-            raise BadRequest(f"output {say(name)} is unknown; the model has {sorted(outputs)}.", 400)
         values = outputs[name]
         tensor: dict[str, Any] = {"name": name, "datatype": _output_type(values), "shape": list(values.shape)}
         if wanted.outputs.get(name, wanted.binary):
@@ -122,8 +118,8 @@ class _Columns:
     """Tensors on their way to columns; binary ones are taken from the body's rest in the order of the inputs."""
 
     def __init__(self, schema: RowSchema, binary: memoryview, maximum_rows: int) -> None:
-        self._schema, self._binary, self._maximum = schema, binary, maximum_rows
-        self._known = {**schema.columns, **{n: c for of in schema.joined.values() for n, c in of.items()}}
+        self._binary, self._maximum = binary, maximum_rows
+        self._known = schema.known
         self._columns: dict[str, list[Any] | pl.Series] = {}
         self._rows: int | None = None
 
@@ -138,9 +134,9 @@ class _Columns:
         if name in self._columns:
             raise BadRequest(f"input {name!r} is there twice.", 400)
         kind, rows = self._kind(name, tensor.get("datatype")), self._height(name, tensor.get("shape"))
-        parameters = tensor.get("parameters") or {}
-        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-        if isinstance(parameters, dict) and any(str(key).startswith("shared_memory") for key in parameters):
+        parameters = _parameters(tensor, f"input {name!r}")
+        size = parameters.get("binary_data_size")
+        if any(key.startswith("shared_memory") for key in parameters):
             raise BadRequest(f"input {name!r} is in shared memory, which this server does not read.", 400)
         if size is None:
             self._columns[name] = _from_json(name, tensor.get("data"), kind, rows)
@@ -264,10 +260,8 @@ def _strings(name: str, raw: memoryview, rows: int) -> list[str]:
 
 
 def _wanted(content: dict[str, Any]) -> Wanted:
-    parameters = content.get("parameters") or {}
+    parameters = _parameters(content, "the request")
     outputs = content.get("outputs") or []
-    if not isinstance(parameters, dict):
-        raise BadRequest("'parameters' must be an object.", 400)
     if not isinstance(outputs, list) or not all(
         isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
     ):
@@ -275,15 +269,22 @@ def _wanted(content: dict[str, Any]) -> Wanted:
     binary = parameters.get("binary_data_output") is True
     named = {}
     for output in outputs:
-        own = output.get("parameters") or {}
-        if (
-            not isinstance(own, dict)
-            or own.get("classification")
-            or any(str(k).startswith("shared_memory") for k in own)
-        ):
+        if output["name"] != OUTPUT:
+            raise BadRequest(f"output {say(output['name'])} is unknown; the model has {[OUTPUT]}.", 400)
+        own = _parameters(output, f"output {output['name']!r}")
+        if own.get("classification") or any(key.startswith("shared_memory") for key in own):
             raise BadRequest(f"output {say(output['name'])} may have the parameter binary_data only.", 400)
         named[output["name"]] = own.get("binary_data", binary) is True
     return Wanted(named, binary)
+
+
+def _parameters(of: dict[str, Any], whose: str) -> dict[str, Any]:
+    found = of.get("parameters")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise BadRequest(f"the parameters of {whose} are {say(found)}; they must be an object.", 400)
+    return found
 
 
 def _output_type(values: NDArray[Any]) -> str:

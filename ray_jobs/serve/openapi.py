@@ -33,10 +33,9 @@ def describe_questions(schema: RowSchema, example: dict[str, Any]) -> dict[str, 
 
 
 def _predict(schema: RowSchema, example: dict[str, Any]) -> dict[str, Any]:
-    columns = {**schema.columns, **{n: c for of in schema.joined.values() for n, c in of.items()}}
     described = schema.describe()
     kinds = {n: c["type"] for part in (described["columns"], *described["joined"].values()) for n, c in part.items()}
-    properties = {name: _property(kinds[name], column.nullable) for name, column in columns.items()}
+    properties = {name: _property(kinds[name], column.nullable) for name, column in schema.known.items()}
     row = {
         "type": "object",
         "properties": properties,

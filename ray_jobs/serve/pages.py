@@ -4,6 +4,7 @@ from typing import Annotated, Any, Protocol
 
 import orjson
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -15,6 +16,7 @@ from swagger_ui_bundle import swagger_ui_path
 from ray_jobs.serve.clients import Clients
 from ray_jobs.serve.openapi import describe_questions
 from ray_jobs.serve.rows import RowSchema
+from ray_jobs.serve.values import say
 
 POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -141,6 +143,11 @@ def _refuse_politely(app: FastAPI) -> None:
     async def unauthorised(request: Request, error: Unauthorised) -> Response:
         detail = "send the header 'Authorization: Bearer <token>' with a token of yours (docs/serving.md)."
         return _json(401, {"error": detail}, {"www-authenticate": "Bearer"})
+
+    @app.exception_handler(RequestValidationError)
+    async def misspelt(request: Request, error: RequestValidationError) -> Response:
+        sent = say(request.path_params.get("version"))  # the only thing that the pages take
+        return _json(404, {"error": f"{sent} is no version; a version is a whole number, such as 3."})
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:

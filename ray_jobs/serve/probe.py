@@ -136,7 +136,7 @@ def _answer(answers: Answers, serving: Serving, pipeline: Pipeline) -> list[floa
     took = []
     for _ in range(ANSWERS):
         started = time.perf_counter()
-        rows = answers.read([read_rows(body, pipeline.serving.maximum_rows)])
+        rows = answers.read([read_rows(body, pipeline.serving.maximum_rows, answers.schema)])
         scores = serving.scorer.score(answers.compute(rows, serving, datetime.now(UTC)))
         took.append((time.perf_counter() - started) * 1000)
         if not np.isfinite(scores).all():

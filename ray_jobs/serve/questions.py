@@ -7,35 +7,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs
 
 import numpy as np
-import orjson
 import polars as pl
 
 from perennial.spec import Serving as ServingOptions
 from ray_jobs.serve.answer_log import AnswerLog, LogFull
 from ray_jobs.serve.answers import Answers, Logged
-from ray_jobs.serve.application import STICKY_KEY, refusal
-from ray_jobs.serve.arrow_rows import STREAM, read_arrow, write_arrow
-from ray_jobs.serve.batching import Ask, Reply
-from ray_jobs.serve.inference_protocol import HEADER_LENGTH, Wanted, read_infer, write_infer
+from ray_jobs.serve.application import STICKY_KEY
+from ray_jobs.serve.arrow_rows import read_arrow
+from ray_jobs.serve.batching import Ask, Reply, mistake, refusal
+from ray_jobs.serve.inference_protocol import HEADER_LENGTH, read_infer
 from ray_jobs.serve.keeper import Keeper, Serving, Traffic
+from ray_jobs.serve.replies import Form, Scores, read_form, write_reply
 from ray_jobs.serve.request_log import RequestLog
 from ray_jobs.serve.rows import Sent, read_rows
 from ray_jobs.serve.trying import Failure, Mirror, Scored, Unscorable, log_weight, score, score_together
 from ray_jobs.serve.values import BadRequest
 
 logger = logging.getLogger("ray.serve")
+_ERRORS = (Exception, pl.exceptions.PanicException)  # a panic of Polars is no Exception
+_FULL = (  # why is in the replica's log: paths and what S3 said are no client's business
+    "answers cannot be written down here now, so none was given. Come back after the seconds in Retry-After."
+)
+_RETRY = ((b"retry-after", b"30"),)
 
 
 @dataclass(frozen=True)
 class _Question:
-    """A request that was read: its rows, what its client wants back, and the version it insists on, if it does."""
+    """A request that was read: its rows, how its answer is to look, and the version it insists on, if it does."""
 
     ask: Ask
     sent: Sent
-    wanted: Wanted | None
+    form: Form
     insisted: Serving | None
 
     @property
@@ -64,7 +68,11 @@ class _Part:
 
 
 class Questions:
-    """The work of a replica's batches. Safe from any thread."""
+    """The work of a replica's batches. Safe from any thread.
+
+    Args:
+        maximum_bytes: of one request's texts, however few bytes of its body name them.
+    """
 
     def __init__(
         self,
@@ -74,9 +82,10 @@ class Questions:
         mirror: Mirror,
         requests: RequestLog,
         options: ServingOptions,
+        maximum_bytes: int,
     ) -> None:
         self._answers, self._keeper, self._log, self._mirror = answers, keeper, log, mirror
-        self._requests, self._options = requests, options
+        self._requests, self._options, self._maximum_bytes = requests, options, maximum_bytes
 
     def answer(self, batch: Sequence[Ask]) -> None:
         """Set the reply of each request of a batch, refusals included."""
@@ -86,50 +95,45 @@ class Questions:
             try:
                 question = self._read(ask)
                 groups.setdefault(question.group, []).append(question)
-            except BadRequest as error:
-                ask.reply = refusal(error.status, error.detail)
-            except Exception as error:  # our own mistake: this request's alone, and the worker lives on
-                ask.reply = _mistake(ask, error)
+            except _ERRORS as error:  # this request's alone, and the worker lives on
+                ask.reply = _failed(ask, error)
         for group in groups.values():
             for part in _cut(group, self._options.batch_rows):
                 self._answer(part, traffic)
         self._requests.add([_line(ask) for ask in batch if ask.reply is not None and ask.reply.status != 200])
 
     def _read(self, ask: Ask) -> _Question:
-        wanted = None
+        tensors, schema, maximum_rows = None, self._answers.schema, self._options.maximum_rows
         if ask.kind == "infer":
             header = ask.options.get(HEADER_LENGTH)
-            sent, wanted = read_infer(ask.body, header, self._answers.schema, self._options.maximum_rows)
+            sent, tensors = read_infer(ask.body, header, schema, maximum_rows)
         elif ask.kind == "arrow":
-            sent = read_arrow(ask.body, self._options.maximum_rows)
+            sent = read_arrow(ask.body, maximum_rows, self._maximum_bytes, schema)
         else:
-            sent = read_rows(ask.body, self._options.maximum_rows)
+            sent = read_rows(ask.body, maximum_rows, schema)
         ask.request_id = sent.request_id or ask.request_id or str(uuid.uuid4())
+        form = read_form(ask, tensors)
         insisted = None
         if ask.version is not None:
             insisted = self._keeper.loaded(ask.version)
             if insisted is None:
                 detail = f"version {ask.version} is not served here; leave the version out for the one that is."
                 raise BadRequest(detail, 404)
-        return _Question(ask, sent, wanted, insisted)
+        return _Question(ask, sent, form, insisted)
 
     def _answer(self, group: Sequence[_Question], traffic: Traffic) -> None:
-        """All at once; where that is refused, one by one, so that a bad request is refused alone."""
+        """All at once; where that fails, one by one, so that only the request it fails on is refused."""
         try:
             self._compute(group, traffic)
-        except BadRequest as error:
-            if len(group) == 1:
-                retry = [(b"retry-after", b"30")] if error.status == 503 else []
-                group[0].ask.reply = refusal(error.status, error.detail, retry)
+        except _ERRORS as error:
+            # Who has a reply is in the log: of a canary's two parts the first stands when the second fails.
+            waiting = [question for question in group if question.ask.reply is None]
+            if len(group) > 1 and not isinstance(error, LogFull):
+                for question in waiting:
+                    self._answer([question], traffic)
                 return
-            for question in group:
-                self._answer([question], traffic)
-        except LogFull as error:
-            for question in group:
-                question.ask.reply = refusal(503, str(error), [(b"retry-after", b"30")])
-        except Exception as error:
-            for question in group:
-                question.ask.reply = _mistake(question.ask, error)
+            for question in waiting:
+                question.ask.reply = _failed(question.ask, error)
 
     def _compute(self, group: Sequence[_Question], traffic: Traffic) -> None:
         rows = self._answers.read([question.sent for question in group])
@@ -167,7 +171,9 @@ class Questions:
         first, replies = 0, []
         for question in part.questions:
             rows = slice(first, first + question.sent.height)
-            replies.append(self._write(question, scored, part, rows))
+            inputs = part.computed[rows].select(list(self._answers.inputs)) if question.form.features else None
+            found = Scores(scored.scores[rows], part.stale, inputs)
+            replies.append(write_reply(question.form, question.request_id, scored.serving, found))
             first = rows.stop
         self._log_answers(part, scored, traffic, latencies, now)
         lines = []
@@ -203,39 +209,6 @@ class Questions:
         asked = Logged(question.request_id, question.sent.height, latency_ms)
         rows = self._answers.all_to_log(only.computed, None, failure.serving, [asked], now, failure.role, failure.error)
         self._log.append(rows)
-
-    def _write(self, question: _Question, scored: Scored, part: _Part, rows: slice) -> Reply:
-        scores = scored.scores[rows]
-        version = scored.serving.version.version
-        told = [(b"x-model-version", str(version).encode())]
-        if part.stale:
-            told.append((b"x-stale", ", ".join(part.stale).encode()))
-        outputs = self._answers.outputs(scores)
-        if question.wanted is not None:
-            name = scored.serving.version.pipeline
-            body, length = write_infer(name, version, question.request_id, outputs, question.wanted)
-            if length is None:
-                return Reply(200, body, ((b"content-type", b"application/json"), *told))
-            header = (HEADER_LENGTH.encode(), str(length).encode())
-            return Reply(200, body, ((b"content-type", b"application/octet-stream"), header, *told))
-        if STREAM in question.ask.options.get("accept", ""):
-            columns = {name: pl.Series(name, values) for name, values in outputs.items()}
-            metadata = {"request_id": question.request_id, "version": str(version)}
-            return Reply(200, write_arrow(columns, metadata), ((b"content-type", STREAM.encode()), *told))
-        answer: dict[str, Any] = {
-            "request_id": question.request_id,
-            "version": version,
-            "scores": scores,
-            "tables": {name: str(snapshot_id) for name, snapshot_id in scored.serving.snapshots.items()},
-        }
-        if part.stale:
-            answer["stale"] = part.stale
-        if classes := scored.serving.scorer.description.classes:
-            answer |= {"classes": list(classes), "predicted": [classes[n] for n in scores.argmax(axis=1)]}
-        if _wants_features(question.ask.options.get("query", "")):
-            answer["features"] = part.computed[rows].select(list(self._answers.inputs)).to_dicts()
-        body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Reply(200, body, ((b"content-type", b"application/json"), *told))
 
 
 def _by_version(whole: _Part, traffic: Traffic) -> list[tuple[_Part, Serving, str]]:
@@ -278,26 +251,14 @@ def _cut(group: list[_Question], maximum_rows: int) -> list[list[_Question]]:
     return parts
 
 
-def _wants_features(query: str) -> bool:
-    if not query:
-        return False
-    told = parse_qs(query).get("features", ["false"])[-1].lower()
-    if told not in ("true", "false", "1", "0"):
-        raise BadRequest("the parameter features is true or false.")
-    return told in ("true", "1")
-
-
 def _line(ask: Ask, version: int | None = None, **more: Any) -> dict[str, Any]:
     status = ask.reply.status if ask.reply else None
     return {"request_id": ask.request_id, "client": ask.client, "version": version, "status": status, **more}
 
 
-def _mistake(ask: Ask, error: Exception) -> Reply:
-    # the type and the place, not the message: it may hold a value that was sent
-    where = error.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
-    logger.error("request %s was not answered: %s at %s", ask.request_id, type(error).__name__, place)
-    detail = f"request {ask.request_id} could not be answered, and that is a mistake of ours; its log line says where."
-    return refusal(500, detail)
+def _failed(ask: Ask, error: BaseException) -> Reply:
+    if isinstance(error, LogFull):
+        return refusal(503, _FULL, _RETRY)
+    if isinstance(error, BadRequest):
+        return refusal(error.status, error.detail, _RETRY if error.status == 503 else ())
+    return mistake(ask, error)

@@ -8,7 +8,7 @@ import time
 
 import httpx
 import ray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
@@ -23,6 +23,7 @@ from ray_jobs.serve.start import ServeNotUp, open_handle, start_serve
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 EDGE_ANSWERS = 3
+ANSWER_SECONDS = 10.0
 DEPLOYMENT = "endpoint"
 
 
@@ -35,7 +36,6 @@ class RollRequest(BaseModel, frozen=True):
     """
 
     endpoint: EndpointConfig
-    replicas: int = Field(ge=1)
     version: int
     generation: int
     turn: str | None = None
@@ -92,15 +92,17 @@ def _is_deployed(request: RollRequest) -> bool:
     app = serve.status().applications.get(name)
     if app is None or app.status != ApplicationStatus.RUNNING:
         return False
-    states = ask_replicas(name)
-    wanted = request.endpoint.fingerprint
-    return len(states) == request.replicas and all(state.deployed_as == wanted for state in states)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not (states := ask_replicas(name)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)  # one of them is being replaced; to deploy would replace all
+    # However many there are: under load Serve starts more, and one that died it starts again.
+    return bool(states) and all(state.deployed_as == request.endpoint.fingerprint for state in states)
 
 
 def _deploy(request: RollRequest) -> None:
     name = request.endpoint.pipeline
     try:
-        serve.run(application(request.endpoint, request.replicas), name=name, route_prefix=request.endpoint.route)
+        serve.run(application(request.endpoint), name=name, route_prefix=request.endpoint.route)
     except RuntimeError as error:  # Serve's own word for it; the constructor's message is in the status
         app = serve.status().applications.get(name)
         said = app.deployments[DEPLOYMENT].message if app and DEPLOYMENT in app.deployments else str(error)
@@ -122,7 +124,7 @@ def _wait_for_replicas(request: RollRequest, deadline: float) -> list[ReplicaSta
                 )
             if request.turn and state.refused_rollout and request.turn.startswith(f"{state.refused_rollout}/"):
                 raise _RollFailed(f"replica {state.replica} refused the challenger: {state.problem}")
-        if len(states) >= request.replicas and all(_follows(state, request) for state in states):
+        if len(states) >= request.endpoint.replicas and all(_follows(state, request) for state in states):
             return states
         time.sleep(POLL_SECONDS)
     raise _RollFailed(

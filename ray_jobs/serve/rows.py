@@ -1,8 +1,9 @@
 """From a request's body to rows with the contract's types, or to a refusal that names the row and the column."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -11,7 +12,6 @@ import polars as pl
 from ray_jobs.serve.values import ABSENT, BadRequest, Column, read_column, say
 
 REQUEST_ID_LENGTH = 128
-MAXIMUM_COLUMNS = 4_096
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,22 @@ class RowSchema:
     columns: Mapping[str, Column]
     required: frozenset[str]
     joined: Mapping[str, Mapping[str, Column]]
+
+    @cached_property
+    def known(self) -> Mapping[str, Column]:
+        """All columns that may be sent."""
+        return {**self.columns, **{n: column for columns in self.joined.values() for n, column in columns.items()}}
+
+    def refuse_unknown(self, present: Set[str]) -> None:
+        """Asked before columns are made of what was sent: rows times columns may be a thousand times the body.
+
+        Raises:
+            BadRequest: a column is not among those known.
+        """
+        if unknown := present - self.known.keys():
+            raise BadRequest(
+                f"row 0: column {say(min(unknown))} is unknown; the columns of a row are {sorted(self.known)}."
+            )
 
     def describe(self) -> dict[str, Any]:
         """For the model's page: every column, its type, and whether it has to be sent."""
@@ -51,11 +67,11 @@ class Sent:
     request_id: str | None = None
 
 
-def read_rows(body: bytes, maximum_rows: int) -> Sent:
-    """The rows of a JSON body, `{"rows": [{column: value, ...}, ...]}`, not yet checked.
+def read_rows(body: bytes, maximum_rows: int, schema: RowSchema) -> Sent:
+    """The rows of a JSON body, `{"rows": [{column: value, ...}, ...]}`, their values not yet checked.
 
     Raises:
-        BadRequest: the body is not of this form.
+        BadRequest: the body is not of this form, or has a column that is unknown.
     """
     content = parse_json(body)
     if not isinstance(content, dict):
@@ -63,13 +79,9 @@ def read_rows(body: bytes, maximum_rows: int) -> Sent:
     if strange := sorted(set(content) - {"rows", "request_id"}):
         raise BadRequest(f"the body has a field {say(strange[0])}; it may have 'rows' and 'request_id'.")
     rows = _check_rows(content.get("rows"), maximum_rows)
-    if len(rows) == 1:
-        columns = {name: [value] for name, value in rows[0].items()}
-    else:
-        present = set().union(*rows)
-        if len(present) > MAXIMUM_COLUMNS:  # rows times columns values are made of it
-            raise BadRequest(f"the rows have {len(present):,} different columns; no model has so many.")
-        columns = {name: [row.get(name, ABSENT) for row in rows] for name in present}
+    present = set(rows[0]) if len(rows) == 1 else set().union(*rows)
+    schema.refuse_unknown(present)
+    columns = {name: [row.get(name, ABSENT) for row in rows] for name in present}
     return Sent(len(rows), columns, check_request_id(content.get("request_id")))
 
 
@@ -78,10 +90,6 @@ class RowReader:
 
     def __init__(self, schema: RowSchema) -> None:
         self.schema = schema
-        self._known = {
-            **schema.columns,
-            **{name: column for columns in schema.joined.values() for name, column in columns.items()},
-        }
         self._brought: dict[frozenset[str], frozenset[str]] = {}
 
     def brought(self, present: frozenset[str]) -> frozenset[str]:
@@ -107,7 +115,7 @@ class RowReader:
         return pl.DataFrame(
             [
                 read_column(name, _stack(name, column, requests), column)
-                for name, column in self._known.items()
+                for name, column in self.schema.known.items()
                 if name in first
             ]
         )
@@ -179,9 +187,7 @@ def _check_rows(rows: object, maximum_rows: int) -> list[dict[str, Any]]:
 
 
 def _check_columns(present: frozenset[str], schema: RowSchema) -> frozenset[str]:
-    known = set(schema.columns).union(*schema.joined.values())
-    if unknown := sorted(present - known):
-        raise BadRequest(f"row 0: column {say(unknown[0])} is unknown; the columns of a row are {sorted(known)}.")
+    schema.refuse_unknown(present)
     if missing := sorted(schema.required - present):
         raise BadRequest(f"row 0: column {missing[0]!r} is missing; a row needs {sorted(schema.required)}.")
     brought = set()

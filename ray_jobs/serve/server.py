@@ -4,6 +4,7 @@ One small application at /v2 beside one for each pipeline at /v2/models/<name>: 
 so no request for a model comes through here, unless there is no such model. docs/decisions/0040-one-hop.md.
 """
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import anyio
 import orjson
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,7 +28,10 @@ from ray_jobs.serve.inference_protocol import EXTENSIONS
 from ray_jobs.serve.pages import RootWithoutSlash
 
 NAME = "open-inference"  # with a dash, as a probe's: no pipeline's name has one
+logger = logging.getLogger("ray.serve")
 STATUS_SECONDS = 1.0
+ANSWER_SECONDS = 2.0
+_AWAY = "Serve's controller does not answer, so it is not known which models are ready; models answer meanwhile."
 
 
 class Server:
@@ -33,7 +39,7 @@ class Server:
 
     def __init__(self, operator: SecretRef, secrets_dir: Path | None) -> None:
         self._clients = Clients(operator, secrets_dir)
-        self._models: dict[str, bool] = {}
+        self._models: dict[str, bool] | None = None
         self._looked_at = 0.0
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -57,6 +63,8 @@ class Server:
 
     async def _ready(self, request: Request) -> Response:
         models = await self._look()
+        if models is None:
+            return _json({"ready": False, "error": _AWAY}, 503)
         ready = bool(models) and all(models.values())
         return _json({"ready": ready}, 200 if ready else 400)  # the protocol's code for no
 
@@ -64,23 +72,34 @@ class Server:
         if self._clients.who(request.headers.get("authorization", "").encode("latin-1")) is None:
             return _json({"error": "send the header 'Authorization: Bearer <token>'."}, 401)
         models = await self._look()
+        if models is None:
+            return _json({"error": _AWAY}, 503)
         return _json([{"name": n, "state": "READY" if ready else "UNAVAILABLE"} for n, ready in models.items()])
 
     async def _nothing(self, request: Request) -> Response:
         path = f"/v2/{request.path_params['path']}"[:200]
         return _json({"error": f"there is nothing at {path}: no model of this name is served here."}, 404)
 
-    async def _look(self) -> dict[str, bool]:
-        """The pipelines' applications, and whether each answers: asked of Serve once a second at most."""
+    async def _look(self) -> dict[str, bool] | None:
+        """The pipelines' applications, and whether each answers: asked of Serve once a second at most; None: it is away."""
         if time.monotonic() - self._looked_at > STATUS_SECONDS:
-            applications = (await anyio.to_thread.run_sync(serve.status)).applications
-            self._models = {
-                name: application.status == ApplicationStatus.RUNNING
-                for name, application in sorted(applications.items())
-                if "-" not in name
-            }
+            self._models = await _ask_serve()
             self._looked_at = time.monotonic()
         return self._models
+
+
+async def _ask_serve() -> dict[str, bool] | None:
+    try:
+        with anyio.fail_after(ANSWER_SECONDS):  # Serve itself waits for its controller without a limit
+            applications = (await anyio.to_thread.run_sync(serve.status, abandon_on_cancel=True)).applications
+    except (RayError, RayServeException, TimeoutError) as error:
+        logger.warning("Serve's controller does not say what is served: %s: %s", type(error).__name__, error)
+        return None
+    return {
+        name: application.status == ApplicationStatus.RUNNING
+        for name, application in sorted(applications.items())
+        if "-" not in name
+    }
 
 
 def deploy_server(operator: SecretRef, secrets_dir: Path | None) -> None:

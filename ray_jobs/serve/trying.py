@@ -148,9 +148,9 @@ class Mirror:
             except LogFull as error:
                 self.dropped += 1
                 logger.warning("a mirrored request is not logged: %s", error)
-            except OSError as error:
+            except (Exception, pl.exceptions.PanicException) as error:  # our own mistake; its text may hold a value
                 self.dropped += 1
-                logger.warning("a mirrored request is not logged, the disk failed: %s", error)
+                logger.error("a mirrored request is not logged: %s", type(error).__name__)
             with self._lock:
                 self._waiting_rows -= asked.computed.height
 
@@ -181,7 +181,7 @@ def _score(serving: Serving, role: str, computed: pl.DataFrame) -> Scored:
     started = time.perf_counter()
     try:
         scores = serving.scorer.score(computed)
-    except Exception as error:
+    except (Exception, pl.exceptions.PanicException) as error:
         # Whatever a version's forward pass dies of is this version's failure, to be counted against it.
         raise _Failed(f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS]) from error
     milliseconds = (time.perf_counter() - started) * 1000

@@ -1,6 +1,7 @@
 """Values of one column of a request: JSON in, a typed column out, or a refusal that names the row and the column."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -205,13 +206,16 @@ def _instant(value: Any) -> datetime:
 
 
 def _day(value: Any) -> date:
-    expected = "it must be a day, such as 2013-01-01."
+    expected = f"it must be a day between the years {FIRST_YEAR} and {LAST_YEAR}, such as 2013-01-01."
     if not isinstance(value, str):
         raise ValueError(expected)
     try:
-        return date.fromisoformat(value)
+        day = date.fromisoformat(value)
+        if FIRST_YEAR <= day.year <= LAST_YEAR:
+            return day
     except ValueError:
-        raise ValueError(expected) from None
+        pass
+    raise ValueError(expected)
 
 
 def _fits(value: int, dtype: pl.DataType) -> bool:
@@ -221,7 +225,12 @@ def _fits(value: int, dtype: pl.DataType) -> bool:
     return low <= value <= high
 
 
+# A plain repr fails at about a thousand levels, which JSON may have, and spells out megabytes of which 60 characters are kept.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+
+
 def say(value: object) -> str:
     """A value as it stands in an error: never long."""
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

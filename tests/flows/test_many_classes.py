@@ -130,7 +130,7 @@ def log_an_answer(lake: Lake, pipeline: Pipeline, version: ModelVersion) -> None
     scorer = load_scorer(lake, "parcels", version.artifact_id, version.manifest_sha256, pipeline.model)
     serving = Serving(stage=cast(Any, None), version=version, scorer=scorer, tables={})
     row = {"parcel_id": 1, "sent_at": "2024-05-01T00:00:00Z", "weight_kg": 12.0, "city": "Rome"}
-    asked = answers.read([read_rows(json.dumps({"rows": [row]}).encode(), 10)])
+    asked = answers.read([read_rows(json.dumps({"rows": [row]}).encode(), 10, answers.schema)])
     computed = answers.compute(asked, serving, AS_OF)
     ship_segment(lake, "parcels", "one", answers.to_log(computed, scorer.score(computed), serving, "one", AS_OF, 1.0))
     ship_segment(lake, "parcels", "two", answers.to_log(computed, None, serving, "two", AS_OF, 1.0, "canary", "broken"))

@@ -127,7 +127,7 @@ def answer(lake: Lake, pipeline: Pipeline) -> pl.DataFrame:
     answers = Answers(lake, pipeline)
     keeper = Keeper(lake, pipeline, feature_code_hash(pipeline), answers.try_out)
     body = {"rows": [{"visit": 1, "email": ANN, "visited_at": "2024-05-01T13:00:00Z", "minutes": 30}]}
-    rows = answers.read([read_rows(json.dumps(body).encode(), 10)])
+    rows = answers.read([read_rows(json.dumps(body).encode(), 10, answers.schema)])
     computed = answers.compute(rows, keeper.current, NOON)
     scores = keeper.current.scorer.score(computed)
     ship_segment(lake, "clinic", "segment", answers.to_log(computed, scores, keeper.current, "asked", NOON, 1.0))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import multiprocessing
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,17 @@ def _serve(s3: S3, home: Path, port: int) -> None:
             await replica.app({**scope, "root_path": PREFIX}, receive, send)
 
         uvicorn.run(under_prefix, port=port, log_level="error", lifespan="off")
+
+
+@contextmanager
+def full_disk(file_bytes: int = 0) -> Iterator[None]:
+    """No file of this process grows beyond this; the kernel answers a write as a disk with so much room would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def rows(*rows: dict[str, Any], **more: Any) -> bytes:

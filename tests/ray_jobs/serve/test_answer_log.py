@@ -10,6 +10,7 @@ import pytest
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.prediction_log import commit_predictions
 from ray_jobs.serve.answer_log import AnswerLog, LogFull, read_segment
+from tests.ray_jobs.serve.replica import full_disk
 
 SCHEMA = pa.schema([("request_id", pa.string()), ("score", pa.float64())])
 
@@ -79,6 +80,22 @@ def test_a_full_log_refuses_to_answer_rather_than_to_lose(lake: Lake, tmp_path: 
     with pytest.raises(LogFull, match="nothing was answered"):
         mine.append(rows(1_000))
     mine.append(rows(1))  # what fits is answered still
+
+
+def test_a_full_disk_refuses_to_answer_and_what_was_written_stays_whole(lake: Lake, tmp_path: Path) -> None:
+    mine = log(lake, tmp_path)
+    with full_disk(), pytest.raises(LogFull, match=r"cannot be written to .*; nothing was answered. Make room"):
+        mine.append(rows(1))
+    assert list((tmp_path / "trips").iterdir()) == []
+    mine.append(rows(4))
+    assert mine._current
+    other = rows(100).append_column("more", pa.array([1.0] * 100))
+    for table, room in ((rows(100), mine._current.size + 50), (rows(100), mine._current.size), (other, 0)):
+        with full_disk(room), pytest.raises(LogFull):
+            mine.append(table)
+    mine.append(rows(1))
+    assert mine.ship() == 5
+    assert list((tmp_path / "trips").iterdir()) == []
 
 
 def test_a_file_without_a_whole_batch_has_no_rows(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+import polars as pl
+import pytest
+
 from ray_jobs.serve.batching import Ask, Batcher, Reply
 
 
@@ -66,4 +69,28 @@ def test_what_waits_is_taken_together_and_after_company_the_next_are_waited_for_
 
     assert asyncio.run(go()) < 1  # not all of the wait: as many are there as were on their way before
     assert worker.batches == [["a"], ["b", "c"], ["d", "e", "f"]]
+    batcher.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_panic_of_rust_code_fails_its_batch_alone_and_an_exit_ends_the_worker() -> None:
+    def answer(batch: Sequence[Ask]) -> None:
+        if batch[0].request_id == "panic":
+            pl.Series([-(2**63)]).cast(pl.Datetime("us")).dt.truncate("1mo")
+        if batch[0].request_id == "exit":
+            raise SystemExit
+        for ask in batch:
+            ask.reply = Reply(200, b"")
+
+    batcher = Batcher(answer, 64, 0.0, 100, 1.0)
+
+    async def go() -> list[int]:
+        return [(await batcher.submit(asked(name))).status for name in ("panic", "a")]
+
+    assert asyncio.run(go()) == [500, 200]
+    ask = asked("exit")
+    ask.future = asyncio.new_event_loop().create_future()
+    batcher._small.put(ask)
+    batcher.threads[0].join(timeout=10)
+    assert not batcher.threads[0].is_alive()
     batcher.close()

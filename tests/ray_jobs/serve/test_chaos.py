@@ -51,9 +51,7 @@ class Served:
     def roll(self, turn: str = "") -> None:
         champion = read_traffic(self.lake, "trips").champion
         assert champion is not None
-        request = RollRequest(
-            endpoint=self.config, replicas=2, version=champion.version, generation=champion.generation, turn=turn
-        )
+        request = RollRequest(endpoint=self.config, version=champion.version, generation=champion.generation, turn=turn)
         assert roll(request).failure is None
 
     def crown(self, version: int, rollout: str | None = None) -> None:
@@ -110,7 +108,7 @@ def served(s3: S3, ray_head: str, tmp_path_factory: pytest.TempPathFactory) -> I
     versions = [register_model(lake, pipeline, 1, artifact=name) for name in ("one", "two")]
     options = ServeConfig(port=free_port(), log_folder=home / "log", ship_seconds=0.5, draining_seconds=1)
     config = EndpointConfig(
-        lake=lake, pipeline="trips", pipelines=FOLDER, code_hash=pipeline_code_hash(pipeline), serve=options
+        lake=lake, pipeline="trips", pipelines=FOLDER, code_hash=pipeline_code_hash(pipeline), serve=options, replicas=2
     )
     world = Served(lake, config, versions)
     world.crown(versions[0])

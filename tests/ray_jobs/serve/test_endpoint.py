@@ -60,7 +60,7 @@ class World:
         return self.refresh(stage.version, stage.generation)
 
     def refresh(self, version: int, generation: int) -> RollReport:
-        return roll(RollRequest(endpoint=self.config, replicas=2, version=version, generation=generation))
+        return roll(RollRequest(endpoint=self.config, version=version, generation=generation))
 
     def ask(self, *rows: dict[str, Any], path: str = "", **more: Any) -> dict[str, Any]:
         answer = self.client.post(f"/predict{path}", json={"rows": rows, **more})
@@ -88,7 +88,7 @@ def world(s3: S3, ray_head: str, tmp_path_factory: pytest.TempPathFactory) -> It
         port=free_port(), log_folder=home / "log", ship_seconds=0.5, draining_seconds=1, rollout_seconds=300
     )
     config = EndpointConfig(
-        lake=lake, pipeline="trips", pipelines=FOLDER, code_hash=pipeline_code_hash(pipeline), serve=options
+        lake=lake, pipeline="trips", pipelines=FOLDER, code_hash=pipeline_code_hash(pipeline), serve=options, replicas=2
     )
     headers = {"authorization": "Bearer sesame"}
     with httpx.Client(base_url=f"{options.url}{config.route}", headers=headers, timeout=30) as client:

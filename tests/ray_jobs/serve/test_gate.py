@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from perennial.lakehouse.tables import read_snapshot
 from ray_jobs.serve.application import Gate
 from ray_jobs.serve.clients import add_token, read_book, revoke
 from tests.conftest import S3
-from tests.ray_jobs.serve.replica import KINDS, ROW, Replica, changed, rows, running_replica, tensors
+from tests.ray_jobs.serve.replica import KINDS, ROW, Replica, changed, full_disk, rows, running_replica, tensors
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -148,6 +149,18 @@ def _tensor(name: str = "trip", **values: Any) -> bytes:
         (_tensor(name="trip", data=None), 400, "has no list 'data'"),
         (_tensor(name="trip", datatype="INT8", data=[300]), 422, "out of the range of INT8"),
         (_tensor(name="trip", name_="", parameters={"binary_data_size": 4}), 400, "both data and binary_data_size"),
+        (
+            _tensor(name="trip", parameters="none"),
+            400,
+            "the parameters of input 'trip' are 'none'; they must be an object",
+        ),
+        (_tensor(name="trip", parameters=[]), 400, "the parameters of input 'trip' are []"),
+        (tensors(ROW, parameters=0), 400, "the parameters of the request are 0"),
+        (
+            tensors(ROW, outputs=[{"name": "score", "parameters": False}]),
+            400,
+            "the parameters of output 'score' are False",
+        ),
         (tensors(ROW, outputs=[{"name": "class"}]), 400, "output 'class' is unknown"),
         (tensors(ROW, outputs=[{"name": "score", "parameters": {"classification": 3}}]), 400, "binary_data only"),
         (json.dumps({"inputs": json.loads(tensors(ROW))["inputs"][1:]}).encode(), 422, "'trip' is missing"),
@@ -212,6 +225,36 @@ def test_a_bad_arrow_body_is_refused(replica: Replica, body: bytes, status: int,
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
 
 
+def _table(note: pa.Array) -> bytes:
+    """Rows of which a column is an Arrow array that no data frame would write."""
+    table = pl.DataFrame(pl.from_arrow(pa.ipc.open_stream(arrow(len(note))).read_all())).to_arrow()
+    sink, table = io.BytesIO(), table.append_column("note", note)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _one_text(kind: str, length: int, count: int) -> pa.Array:
+    """One text, as every row's value."""
+    if kind == "string_view":
+        view = struct.pack("<i4sii", length, b"xxxx", 0, 0)
+        return pa.Array.from_buffers(
+            pa.string_view(), count, [None, pa.py_buffer(view * count), pa.py_buffer(b"x" * length)]
+        )
+    values = pa.array(["x" * length], getattr(pa, kind)())
+    return pa.DictionaryArray.from_arrays(pa.array([0] * (count - 1) + [None], pa.int16()), values)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
+def test_one_long_text_that_every_row_names_is_refused_before_each_row_has_its_own(replica: Replica, kind: str) -> None:
+    body = _table(_one_text(kind, 50_000, 2_000))
+    assert len(body) < 300_000  # of which 100 MB would be made
+    answer = replica.ask("/predict", body, content_type=ARROW)
+    assert (answer.status_code, "bytes, of 1,048,576 allowed" in answer.json()["error"]) == (413, True), answer.text
+    short = replica.ask("/predict", _table(_one_text(kind, 40, 2_000)), content_type=ARROW)
+    assert short.status_code == 200, short.text
+
+
 def test_an_arrow_body_of_made_up_bytes_is_refused_and_never_a_crash(replica: Replica) -> None:
     good, dice = arrow(50), np.random.default_rng(3)
     broken = []
@@ -231,6 +274,13 @@ def test_versions_that_are_served_answer_and_others_are_not_found(replica: Repli
     for path, content in (("/versions/99/infer", tensors(ROW)), ("/versions/99", None), ("/versions/99/ready", None)):
         answer = replica.ask(path, content)
         assert (answer.status_code, "version 99 is not served" in answer.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("path", ["/versions/x", "/versions/1.5/ready", "/versions/" + "9" * 5_000])
+def test_a_version_that_is_no_number_is_not_found_and_said_as_any_refusal(replica: Replica, path: str) -> None:
+    answer = replica.ask(path)
+    assert (answer.status_code, list(answer.json())) == (404, ["error"])
+    assert "is no version" in answer.json()["error"]
 
 
 def test_a_clients_token_works_at_once_and_once_revoked_no_more(replica: Replica) -> None:
@@ -324,6 +374,23 @@ def test_the_request_log_has_id_version_and_status_and_no_value_that_was_sent(re
     assert lines["refused"]["status"] == 422
     assert "a secret" not in text
     assert "sesame" not in text
+
+
+def test_on_a_full_disk_nothing_is_answered_and_the_replica_lives_and_says_so(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica.endpoint._log.ship()  # so that a new segment has to be opened
+    with full_disk():
+        answer = replica.ask("/predict", rows(ROW, request_id="full-1"))
+        time.sleep(2.5)  # its threads have had a turn
+        told = replica.ask("").json()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"].startswith("answers cannot be written down here now")
+    assert "/" not in answer.json()["error"]
+    assert any("Make room on this disk" in record.message for record in caplog.records)
+    assert "lines are lost" in told["request_log_problem"]
+    replica.endpoint.check_health()
+    assert replica.ask("/predict", rows(ROW, request_id="full-2")).status_code == 200
 
 
 def test_every_answered_row_is_in_predictions_exactly_once(replica: Replica) -> None:

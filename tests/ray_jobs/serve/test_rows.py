@@ -1,6 +1,7 @@
 """What a request may hold: every refusal names the row and the column."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,12 +24,13 @@ SCHEMA = RowSchema(
     required=frozenset({"trip", "station", "start_at", "distance_km", "member"}),
     joined={"weather": {"weather_rain_mm": Column(pl.Float64(), True), "weather_wind": Column(pl.Float64(), True)}},
 )
+DEEP = b"[" * 1_005 + b"]" * 1_005  # more levels than Python can write down, and fewer than the parser takes
 ROW = {"trip": 1, "station": "north", "start_at": "2024-05-01T12:00:00Z", "distance_km": 2.5, "member": True}
 
 
 def read(body: bytes, maximum_rows: int = 10) -> pl.DataFrame:
     """The body's rows, as the only request of a batch."""
-    sent = read_rows(body, maximum_rows)
+    sent = read_rows(body, maximum_rows, SCHEMA)
     reader = RowReader(SCHEMA)
     reader.brought(frozenset(sent.columns))
     return reader.frame([sent])
@@ -60,13 +62,24 @@ def test_a_missing_value_is_null_where_the_contract_allows_it() -> None:
 
 
 def test_joined_columns_may_be_sent_instead() -> None:
-    sent = read_rows(ask(changed(weather_rain_mm=0.5, weather_wind=None)), 10)
+    sent = read_rows(ask(changed(weather_rain_mm=0.5, weather_wind=None)), 10, SCHEMA)
     assert RowReader(SCHEMA).brought(frozenset(sent.columns)) == {"weather"}
 
 
 def test_requests_of_the_same_columns_become_one_frame_in_their_order() -> None:
-    requests = [read_rows(ask(changed(trip=n), changed(trip=-n)), 10) for n in (1, 2, 3)]
+    requests = [read_rows(ask(changed(trip=n), changed(trip=-n)), 10, SCHEMA) for n in (1, 2, 3)]
     assert RowReader(SCHEMA).frame(requests)["trip"].to_list() == [1, -1, 2, -2, 3, -3]
+
+
+def test_unknown_columns_are_refused_before_rows_times_columns_values_are_made() -> None:
+    body = ask(*[{f"c{row}-{n}": 1 for n in range(4)} for row in range(1_000)])
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="column 'c0-0' is unknown"):
+            read(body, maximum_rows=1_000)
+        assert tracemalloc.get_traced_memory()[1] < 5 << 20  # 4,000 columns of 1,000 values would be 32 MB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +89,8 @@ def test_requests_of_the_same_columns_become_one_frame_in_their_order() -> None:
         (b"{", 400, "not JSON"),
         (b"[" * 100_000, 400, "not JSON"),
         (b'{"rows": [{"trip": "\\ud800"}]}', 400, "not JSON"),
+        (b'{"rows": [' + DEEP + b"]}", 422, "row 0 is [[[["),
+        (ask(ROW).replace(b"2.5", DEEP), 422, "row 0: column 'distance_km' is [[[["),
         (b"[]", 422, "JSON object"),
         (b"{}", 422, "at least one row"),
         (ask(), 422, "at least one row"),
@@ -110,6 +125,16 @@ def test_requests_of_the_same_columns_become_one_frame_in_their_order() -> None:
         (ask(changed(day="someday")), 422, "row 0: column 'day' is 'someday'; it must be a day"),
         (ask(changed(weather_rain_mm=0.5)), 422, "'weather_wind' is missing: of the join with weather"),
         (ask(ROW, request_id=7), 422, "request_id"),
+        (
+            ask(changed(day="1066-10-14")),
+            422,
+            "row 0: column 'day' is '1066-10-14'; it must be a day between the years",
+        ),
+        (
+            ask(changed(day="9999-12-31")),
+            422,
+            "row 0: column 'day' is '9999-12-31'; it must be a day between the years",
+        ),
         (ask(ROW, request_id="x" * 200), 422, "request_id"),
         (ask(ROW, request_id="a\nb"), 422, "request_id"),
     ],

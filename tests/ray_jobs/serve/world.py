@@ -94,13 +94,18 @@ def register_model(
     preprocessing = fit_preprocessing(features, input_names(pipeline))
     architecture = Architecture(hidden=hidden, dropout=0.0, members=members)
     torch.manual_seed(seed)
-    weights = {n: t.clone() for n, t in TabularNet(preprocessing, architecture).state_dict().items()}
-    description = ModelDescription(task="binary", architecture=architecture, preprocessing=preprocessing)
+    task = pipeline.model.task
+    classes = ("long", "middling", "short") if task == "multiclass" else ()
+    network = TabularNet(preprocessing, architecture, outputs=len(classes) or 1)
+    weights = {n: t.clone() for n, t in network.state_dict().items()}
+    description = ModelDescription(task=task, architecture=architecture, preprocessing=preprocessing, classes=classes)
     if fails_on:
         slot = preprocessing.categories[0].vocabulary.index(fails_on) + FIRST_VALUE_SLOT
         weights["embeddings.0.weight"][slot] = float("nan")
         features = features.filter(pl.col("station") != fails_on)  # what training happened not to see
-    golden = golden_rows(features, Scorer(description, weights)).with_columns(pl.col("score") + golden_off)
+    golden = golden_rows(features, Scorer(description, weights))
+    if golden_off:
+        golden = golden.with_columns(pl.col("score") + golden_off)
     files = {
         WEIGHTS: dump_tensors(weights),
         MODEL: description.model_dump_json().encode(),
