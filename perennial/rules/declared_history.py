@@ -11,6 +11,7 @@ import polars as pl
 
 from perennial.rules.declared import Mistake
 from perennial.rules.rowwise import find_dependent
+from perennial.spec.expressions import HIDDEN, calls_python
 from perennial.spec.history import Aggregate, Calendar, History, Period
 from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
@@ -106,6 +107,9 @@ def _value_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Ite
             if column not in columns:
                 yield _no_column(pipeline, feature, column, word, columns), [column]
                 return
+    if calls_python(feature.code):
+        yield f"{told} {HIDDEN}", []
+        return
     try:
         dtype = pl.LazyFrame(schema=columns).select(_v=feature.expression).collect_schema()["_v"]
         wrong_where = feature.where is not None and (

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import polars as pl
 
+from perennial.spec.expressions import HIDDEN, calls_python, expression_code
 from perennial.spec.mistakes import find_misdeclared, find_unlike_pairs
 from perennial.spec.models import find_model_mistakes
 from perennial.spec.pipeline import SCHEDULABLE, Pipeline
@@ -173,6 +174,9 @@ def _check_label(path: Path, pipeline: Pipeline) -> None:
         if column not in columns:
             where = f"label {label.name!r} from {pipeline.label_source.name!r}"
             raise _at(path, _unknown(where, column, list(columns)), "Pipeline()", "label", column)
+    for word, expression in (("label", label.expression), ("weight", label.weight)):
+        if expression is not None and calls_python(expression_code(expression)):
+            raise _at(path, f"{word} of {label.name!r} {HIDDEN}", "Pipeline()", "label", word)
     missing = [c for c in pipeline.entity_source.key if c not in columns]
     if label.source and missing:
         message = f"label source {label.source!r} lacks {missing} of the entity's key, by which it is joined."

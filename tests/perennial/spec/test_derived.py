@@ -21,6 +21,9 @@ MISTAKES = {
     "a type that does not fit": ('"day": pl.col("product").dt.date()', "cannot be computed on the declared columns"),
     "a type no table keeps": ('"parts": pl.col("product").str.split("-")', r"is List\(String\), which the table does not keep"),
     "an instant without zone": ('"local": pl.col("ordered_at").dt.replace_time_zone(None)', "which the table does not keep"),
+    "a Python function": (
+        '"big": pl.col("pieces").map_batches(lambda pieces: pieces > 5, is_elementwise=True)', "calls a Python function"
+    ),
     "a sum": ('"share": pl.col("pieces") / pl.col("pieces").sum()', "looks at other rows"),
     "the row before": ('"gap": pl.col("ordered_at").dt.hour() - pl.col("ordered_at").dt.hour().shift(1)', "looks at other rows"),
     "the order of rows": ('"rank": pl.col("product").rank("ordinal")', "looks at other rows"),

@@ -40,6 +40,11 @@ MISTAKES = {
     "a text": ('"mean", "days"', '"mean", "depot"', "mean is of numbers, and its value is String"),
     "other rows": ('"mean", "days"', '"mean", pl.col("days").shift(-1)', "looks at other rows"),
     "an aggregate as a value": ('"mean", "days"', '"mean", pl.col("days").mean()', "looks at other rows"),
+    "a Python function": (
+        '"mean", "days"',
+        '"mean", pl.col("days").map_batches(lambda days: 2.5 * days)',
+        "'depot_days' calls a Python function.*Polars's own",
+    ),
     "a where": ('"mean", "days"', '"mean", "days", where=pl.col("days") + 1', "where must be true or false"),
     "a half-life": ('"mean", "days"', '"mean", "days", half_life=timedelta(hours=1)', "half_life goes with"),
     "a name": ('"depot_days"', '"grams"', "'grams' is called like another column"),

@@ -15,6 +15,12 @@ MISTAKES = {
     "an import that is not there": ("import polars as pl", "import polards as pl", "import polards", "polards"),
     "no pipeline": ("pipeline = Pipeline", "pipe = Pipeline", "", r"no `pipeline = Pipeline\(...\)` at the top"),
     "another name": ('name="shop"', 'name="store"', 'name="store"', "'store'; name it 'shop', as its file"),
+    "a label of a Python function": (
+        'pl.col("returned"))',
+        'pl.col("returned").map_batches(lambda column: ~column))',
+        'label=Label("returned"',
+        "label of 'returned' calls a Python function",
+    ),
     "no sources": ("sources=[", "sources=[] and [", "sources=", "at least one source"),
     "one name twice": ('Files("prices"', 'Files("orders"', "sources=", r"two sources have one name: \['orders'"),
     "a source's name": ('"orders", "orders/*', '"Orders", "orders/*', 'Files("Orders"', "'Orders' must match"),
