@@ -74,6 +74,7 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     from perennial.rules.declared import (
         find_mistakes,  # rules build on spec; only this and the features' check look back
     )
+    from perennial.rules.declared_joins import find_join_mistakes, find_known_mistakes
 
     sources = {source.name: source for source in pipeline.sources}
     if not sources:
@@ -82,7 +83,7 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         raise _at(path, f"two sources have one name: {[source.name for source in pipeline.sources]}.", "sources")
     for source in sources.values():
         _check_source(path, source)
-        for message, words in find_mistakes(source, sources):
+        for message, words in (*find_known_mistakes(source), *find_mistakes(source, sources)):
             raise _at(path, message, *words)
     if not pipeline.entity and len(sources) > 1:
         raise _at(path, f"say which source's rows are predicted for: entity= one of {list(sources)}.", "Pipeline()")
@@ -102,6 +103,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         )
     _check_joins(path, pipeline, sources)
     _check_label(path, pipeline)
+    for message, words in find_join_mistakes(pipeline):
+        raise _at(path, message, *words)
     _check_history(path, pipeline)
     for message, words in find_unlike_pairs(pipeline):
         raise _at(path, message, *words)

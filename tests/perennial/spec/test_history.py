@@ -71,6 +71,39 @@ def test_labels_that_are_known_with_the_row_itself_have_no_history(tmp_path: Pat
         load_pipeline("parcels", write_parcels(tmp_path / "p", own))
 
 
+@pytest.mark.parametrize(
+    ("known", "refused"), [('Before("delivered_at", hours=1)', True), ('At("delivered_at")', False)]
+)
+def test_a_join_of_labels_counts_from_when_they_were_known(tmp_path: Path, known: str, refused: bool) -> None:
+    text = FILE.replace('event_time="delivered_at"', f'event_time="delivered_at", known={known}')
+    text = text.replace("At, Calendar", "At, Before, Calendar")
+    start, end = text.index("    history=["), text.index("    features=")
+    text = text[:start] + text[end:]
+    text = text.replace('"depot_days", "late_share", "sent_today", "heaviest", "all_sent", ', "")
+    text = text.replace(
+        'Lookup("depots"', 'AsOf("deliveries", by="depot", tolerance=timedelta(hours=9)), Lookup("depots"'
+    )
+    if refused:
+        with pytest.raises(PipelineError, match="join with 'deliveries' looks into the future: labels"):
+            load_pipeline("parcels", write_parcels(tmp_path / "p", text))
+    else:
+        load_pipeline("parcels", write_parcels(tmp_path / "p", text))
+
+
+def test_a_history_by_the_label_is_refused(tmp_path: Path) -> None:
+    text = FILE.replace('pl.col("days") > 2, source="deliveries"', 'pl.col("depot") == "north"')
+    with pytest.raises(PipelineError, match="'depot_days' looks into the future: it goes by 'depot'"):
+        load_pipeline(
+            "parcels",
+            write_parcels(
+                tmp_path / "p",
+                text.replace(', Lookup("depots", on="depot")', "")
+                .replace('AsOf("storms", by="depot", tolerance=timedelta(hours=9))', "")
+                .replace(', force="storms_force", vans="depots_vans"', ""),
+            ),
+        )
+
+
 def test_features_that_look_at_other_rows_are_refused(tmp_path: Path) -> None:
     text = FILE.replace('force="storms_force"', 'force=pl.col("storms_force").shift(-1)')
     with pytest.raises(PipelineError, match=r"gives a row another 'force' beside other rows than alone"):

@@ -227,6 +227,42 @@ MISTAKES = {
     ),
     "no entity among two": ('entity="orders",', "", "pipeline = ", r"entity= one of \['orders', 'prices'\]"),
     "an unknown entity": ('entity="orders"', 'entity="order"', 'entity="order"', r"'order'.*there are \['orders'"),
+    "one source joined twice": (
+        'joins=[Lookup("prices", on="product")]',
+        'joins=[Lookup("prices", on="product"),\n           Lookup("prices", on={"product": "product"})]',
+        "joins=",
+        "two joins bring the source 'prices'.*Declare it as two sources",
+    ),
+    "a join's keys of unlike types": (
+        'on="product")',
+        'on={"pieces": "product"})',
+        'Lookup("prices"',
+        "'pieces' is Int64 and 'product' of 'prices' is String: they would never be equal",
+    ),
+    "a join that brings the label": (
+        'joins=[Lookup("prices"',
+        'joins=[Lookup("orders", on="order_id"), Lookup("prices"',
+        'Lookup("orders"',
+        r"'orders' looks into the future: it brings \['returned'\]",
+    ),
+    "a join by the label": (
+        'joins=[Lookup("prices", on="product")]',
+        'joins=[Lookup("orders", on="returned")]',
+        'Lookup("orders"',
+        "goes by 'returned', of which the label is made",
+    ),
+    "a delay backwards": (
+        'At("valid_from")',
+        'At("valid_from", timedelta(hours=-5))',
+        'At("valid_from", t',
+        "looks into the future: its delay",
+    ),
+    "hours before backwards": (
+        'At("valid_from")',
+        'Before("valid_from", hours=-5)',
+        'Before("valid_from"',
+        "must be 0 or more before 'valid_from'",
+    ),
     "an unknown joined source": ('Lookup("prices"', 'Lookup("price"', 'Lookup("price"', r"\['orders', 'prices'\]"),
     "a join as of no time": (
         'Lookup("prices", on="product")',
