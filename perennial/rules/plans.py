@@ -47,10 +47,13 @@ def column_code(query: pl.LazyFrame, name: str) -> list[str]:
 
 def plan_expressions(plan: Any) -> Iterator[Any]:
     """The expressions of a plan, as JSON; None for a step that is more than expressions of columns."""
-    (kind, node), *more = plan.items()
+    ((kind, node),) = plan.items()
     if kind == "DataFrameScan":
         return
-    if kind in _SELECTING and not more:
+    if kind == "IR":  # a plan whose schema was asked for: what was asked is beside it
+        yield from plan_expressions(node["dsl"])
+        return
+    if kind in _SELECTING:
         yield from node[_SELECTING[kind]]
     else:
         yield None

@@ -26,6 +26,8 @@ MISTAKES = {
     ),
     "a sum": ('"share": pl.col("pieces") / pl.col("pieces").sum()', "looks at other rows"),
     "the row before": ('"gap": pl.col("ordered_at").dt.hour() - pl.col("ordered_at").dt.hour().shift(1)', "looks at other rows"),
+    "a row far before": ('"gap": pl.col("pieces") - pl.col("pieces").shift(24)', "looks at other rows"),
+    "a mean by key": ('"share": pl.col("pieces") / pl.col("pieces").mean().over("product")', "looks at other rows"),
     "the order of rows": ('"rank": pl.col("product").rank("ordinal")', "looks at other rows"),
     "the number of rows": ('"all": pl.len()', "looks at other rows"),
     "a personal column": ('"length": pl.col("product").str.len_chars()', "reads 'product', which is personal"),
