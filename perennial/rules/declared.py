@@ -11,6 +11,7 @@ from pandera.api.checks import Check
 from perennial.rules.batch import LEAST_HISTORY
 from perennial.rules.compiled import CompiledCheck, ContractMistake, check_name, compile_contract, run_check, schema_of
 from perennial.rules.contract import check_names, severity_keys
+from perennial.rules.rowwise import find_dependent
 from perennial.spec.checks import MOST_HISTORY, BatchRule, Freshness, NullShare, References, RowCount, Severity
 from perennial.spec.load import contract_columns
 from perennial.spec.sources import Source
@@ -49,6 +50,16 @@ def find_mistakes(source: Source, sources: Mapping[str, Source]) -> Iterator[Mis
         if severity == "warn" and ":type" in key:
             message = f"severity of {key!r}: a field that cannot be read cannot be published; quarantine or block it."
             yield message, [here, "severity", key]
+    columns = contract_columns(source)
+    for column, expression in source.derived.items():
+        if find_dependent(lambda rows, made=expression: rows.select(made.alias("_")), columns):  # type: ignore[misc]  # bound now
+            message = (
+                f"derived column {column!r} of source {source.name!r} looks at other rows (a sum, a rank, a shift): it "
+            )
+            yield (
+                message + "would depend on how a batch is cut into blocks. Derive it row by row.",
+                [here, "derived", column],
+            )
     for rule in source.rules:
         yield from ((text, [here, "rules", *words]) for text, words in _rule_mistakes(source, rule, sources))
 

@@ -10,7 +10,9 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from perennial.rules.declared import Mistake
+from perennial.rules.declared_joins import known_ahead, label_as_key
 from perennial.rules.rowwise import find_dependent
+from perennial.spec.expressions import HIDDEN, calls_python
 from perennial.spec.history import Aggregate, Calendar, History, Period
 from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
@@ -106,6 +108,9 @@ def _value_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Ite
             if column not in columns:
                 yield _no_column(pipeline, feature, column, word, columns), [column]
                 return
+    if calls_python(feature.code):
+        yield f"{told} {HIDDEN}", []
+        return
     try:
         dtype = pl.LazyFrame(schema=columns).select(_v=feature.expression).collect_schema()["_v"]
         wrong_where = feature.where is not None and (
@@ -135,13 +140,17 @@ def _value_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Ite
 def _future_mistakes(pipeline: Pipeline, source: Source, feature: History) -> Iterator[Mistake]:
     """The label in the entity's own rows is known with them: before anybody could know it."""
     entity, label = pipeline.entity_source, pipeline.label
-    if source is pipeline.label_source and isinstance(source.known, Before) and source.known.hours > 0:
+    if source is pipeline.label_source and isinstance(source.known, Before) and known_ahead(source):
         yield (
             f"history feature {feature.name!r} looks into the future: labels of {source.name!r} are declared known before "
             f"{source.known.column!r}, when what they tell of happens. Say when each was known: known=At(...).",
             [],
         )
-    if pipeline.label.source or source is not entity or entity.known is None:
+    if pipeline.label.source:
+        return
+    for column in sorted(label.columns & set(feature.columns)):
+        yield label_as_key(f"history feature {feature.name!r}", column), [column]
+    if source is not entity or entity.known is None:
         return
     read = {*feature.expression.meta.root_names(), *feature.columns.values()}
     for column in sorted(read & label.columns):

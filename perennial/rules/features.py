@@ -1,7 +1,6 @@
 """The one way from rows to the model's inputs: for training, batch scoring and the endpoint alike."""
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -9,12 +8,15 @@ from typing import Any, Literal
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from perennial.rules.code import code_text
 from perennial.rules.flatten import flatten
 from perennial.rules.held import Held, join_words
 from perennial.rules.history import add_history, history_types
 from perennial.rules.joins import MOMENT, join_known, joined_columns
+from perennial.rules.plans import column_code
 from perennial.rules.tabular import FEW_ROWS
 from perennial.rules.versions import Versions
+from perennial.spec.expressions import calls_python, expression_code
 from perennial.spec.load import source_columns
 from perennial.spec.pipeline import Pipeline
 from perennial.spec.sources import AsOf, Source
@@ -179,18 +181,21 @@ def known_at(source: Source, rows: pl.DataFrame, as_of: datetime) -> pl.DataFram
 
 
 def feature_code_hash(pipeline: Pipeline) -> str:
-    """Changes when the features' or joins' declaration changes: SHA-256, the first 16 hexadecimal digits."""
+    """Changes when the features' or joins' declaration does, or what features() refers to in the pipeline's own files.
+
+    SHA-256, the first 16 hexadecimal digits.
+    """
     declared = [*(repr(join) for join in pipeline.joins), *(str(feature) for feature in pipeline.history)]
     declared += [f"{source.name} {source.flatten!r}" for source in pipeline.sources if source.flatten]
-    code = inspect.getsource(pipeline.features) if pipeline.features else ""
+    code = code_text(pipeline.features) if pipeline.features else ""
     return _digest(code, *declared, repr(input_names(pipeline)))
 
 
 def feature_hashes(pipeline: Pipeline) -> dict[str, str]:
     """For every input of the model, what changes when the code does that it depends on, and not when other code does.
 
-    An input depends on its own expression in features(), as Polars plans it, and on the declarations of the joins and
-    history features whose columns that reads. Where the plan hides code (a Python function), it is the whole function's.
+    An input depends on its own expressions in features(), and on the declarations of the joins and history features whose
+    columns these read. Where an expression hides code (a Python function), it is the whole function's.
     """
     declared: dict[str, str] = {}
     for join in pipeline.joins:
@@ -221,14 +226,14 @@ def input_columns(pipeline: Pipeline, name: str) -> list[str]:
 
 def _code_of(pipeline: Pipeline, name: str, declared: dict[str, str]) -> Iterator[str]:
     columns = input_columns(pipeline, name)
-    plan = _inputs(pipeline, pl.LazyFrame(schema=row_schema(pipeline))).select(name).explain(optimized=True)
-    yield plan if not any(word in plan.lower() for word in ("python", "map")) else feature_code_hash(pipeline)
+    code = column_code(_inputs(pipeline, pl.LazyFrame(schema=row_schema(pipeline))), name)
+    yield from code if not any(calls_python(part) for part in code) else [feature_code_hash(pipeline)]
     yield from (f"{column}: {declared.get(column, '')}" for column in sorted(columns))
 
 
 def code_hash(function: Callable[..., Any]) -> str:
-    """The version of a function that a pipeline names."""
-    return _digest(inspect.getsource(function))
+    """The version of a function that a pipeline names, and of what that refers to in the pipeline's own files."""
+    return _digest(code_text(function))
 
 
 def contract_hash(source: Source) -> str:
@@ -236,22 +241,25 @@ def contract_hash(source: Source) -> str:
     told = [repr(item) for item in (*sorted(source.severity.items()), *source.rules)]
     if source.personal:
         told.append(repr(sorted(source.personal)))
-    told += [f"{name}={expression}" for name, expression in source.derived.items()]
-    return _digest(inspect.getsource(source.contract), repr(source.key), source.same_key, *told)
+    told += [f"{name}={expression_code(expression)}" for name, expression in source.derived.items()]
+    return _digest(code_text(source.contract), repr(source.key), source.same_key, *told)
 
 
 def repair_hash(source: Source) -> str:
     """The version of a source's repair function; of none where it has none."""
-    return _digest(inspect.getsource(source.repair) if source.repair else "")
+    return _digest(code_text(source.repair) if source.repair else "")
 
 
 def pipeline_code_hash(pipeline: Pipeline) -> str:
-    """Of everything in a pipeline that decides what a model sees."""
+    """Of everything in a pipeline that decides what a model sees.
+
+    The features' own hashes are in it, so that nothing goes on with a table under which one of them changed: they say
+    what Polars is asked for, whatever way the pipeline's file came to ask for it.
+    """
     label = pipeline.label
-    weight = [] if label.weight is None else [str(label.weight)]
-    return _digest(
-        feature_code_hash(pipeline), str(label.expression), *weight, *(contract_hash(s) for s in pipeline.sources)
-    )
+    label_code = [expression_code(each) for each in (label.expression, label.weight) if each is not None]
+    contracts = (contract_hash(source) for source in pipeline.sources)
+    return _digest(feature_code_hash(pipeline), *feature_hashes(pipeline).values(), *label_code, *contracts)
 
 
 def _inputs(pipeline: Pipeline, rows: pl.LazyFrame) -> pl.LazyFrame:

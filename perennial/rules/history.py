@@ -95,7 +95,7 @@ def _placed(feature: History, parts: list[Floats], asked: Ints, rows: int, found
     values = np.full(rows, np.nan)
     if parts:
         values[asked] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    texts = found.terms[feature.told].texts
+    texts = found.terms[feature.code].texts
     if feature.aggregate == "last" and texts is not None:
         places = pl.Series(values, nan_to_null=True).cast(pl.UInt32)
         return texts.cast(pl.String).gather(places).alias(feature.name)
@@ -148,16 +148,16 @@ def _answer(
         window = feature.reach_back if feature.window is None else feature.window
         if window not in ends:
             ends[window] = at(of_version, np.minimum(found.until, found.leaves(window)))
-        told, is_summed = feature.told, feature.aggregate in SUMMED
-        if (window, told, is_summed) not in memo:
-            terms = found.terms[told]
+        code, is_summed = feature.code, feature.aggregate in SUMMED
+        if (window, code, is_summed) not in memo:
+            terms = found.terms[code]
             counts = (ends[window] > first) & (terms.summed if is_summed else terms.there)
             which, starts, stops = _around(np.flatnonzero(counts), first, ends[window], selves)
-            memo[window, told, is_summed] = Intervals(
+            memo[window, code, is_summed] = Intervals(
                 terms, which, starts, stops, of_version, found.happened, len(moments), at
             )
-        value = aggregate(feature, memo[window, told, is_summed])
-        if feature.aggregate == "last" and found.terms[told].texts is not None:
+        value = aggregate(feature, memo[window, code, is_summed])
+        if feature.aggregate == "last" and found.terms[code].texts is not None:
             value += found.before
         values.append(value)
     return values
@@ -182,16 +182,16 @@ def _answer_few(
     values = []
     for feature in features:
         window = feature.reach_back if feature.window is None else feature.window
-        told, is_summed = feature.told, feature.aggregate in SUMMED
+        code, is_summed = feature.code, feature.aggregate in SUMMED
         if window not in inside:
             inside[window] = np.flatnonzero(at < found.leaves(window)[which])
-        if (window, told, is_summed) not in memo:
-            terms, within = found.terms[told], inside[window]
+        if (window, code, is_summed) not in memo:
+            terms, within = found.terms[code], inside[window]
             there = (terms.summed if is_summed else terms.there)[which[within]]
             some = within if there.all() else within[there]
-            memo[window, told, is_summed] = Pairs(terms, found.happened, which[some], position[some], moments)
-        value = aggregate(feature, memo[window, told, is_summed])
-        if feature.aggregate == "last" and found.terms[told].texts is not None:
+            memo[window, code, is_summed] = Pairs(terms, found.happened, which[some], position[some], moments)
+        value = aggregate(feature, memo[window, code, is_summed])
+        if feature.aggregate == "last" and found.terms[code].texts is not None:
             value += found.before
         values.append(value)
     return values

@@ -64,7 +64,7 @@ class Found:
 
     Args:
         group: their key; `happened`, `begins`, `until`: in microseconds.
-        terms: by the text of the expression.
+        terms: by the code of the expression.
         keys: the source's key, where rows must not count for themselves.
         before: how many versions stand before these.
         calendars: when they leave the calendar windows of the features.
@@ -143,7 +143,7 @@ def arrays(
     versions: pl.DataFrame, group: Ints, features: Sequence[History], source: Source, *, own: bool = True
 ) -> Found:
     """Sorted versions as arrays, with what the features aggregate."""
-    expressions = {feature.told: feature.expression for feature in features}
+    expressions = {feature.code: feature.expression for feature in features}
     valued = versions.select(**{f"_{n}": e for n, e in enumerate([pl.col("_happened"), *expressions.values()])})
     happened = versions["_happened"].to_numpy()
     return Found(
@@ -151,7 +151,7 @@ def arrays(
         happened=happened,
         begins=versions["_from"].to_numpy(),
         until=versions["_until"].to_numpy(),
-        terms={text: Terms.of(valued[f"_{n}"]) for n, text in enumerate(expressions, start=1)},
+        terms={code: Terms.of(valued[f"_{n}"]) for n, code in enumerate(expressions, start=1)},
         keys=versions.select(source.key) if own else None,
         calendars={w: leaves(happened, w) for w in {f.window for f in features} if isinstance(w, Calendar)},
     )

@@ -6,6 +6,8 @@ from typing import Any
 import polars as pl
 from polars.datatypes import DataTypeClass
 
+from perennial.spec.expressions import HIDDEN, calls_python, expression_code
+
 _INSTANT = pl.Datetime("us", "UTC")
 _SAMPLES: dict[Any, list[Any]] = {pl.String: ["b", "", "a"], pl.Boolean: [True, False, True]}
 
@@ -48,6 +50,9 @@ def _mistakes(column: str, expression: Any, columns: Mapping[str, Any], personal
         yield "is called like a column of the contract; raw keeps what arrived, so give it a name of its own."
     if not isinstance(expression, pl.Expr):
         yield f"must be a Polars expression of the contract's columns, it is {expression!r}."
+        return
+    if calls_python(expression_code(expression)):
+        yield HIDDEN
         return
     for read in expression.meta.root_names():
         if read not in columns:

@@ -9,6 +9,7 @@ from typing import Literal
 import polars as pl
 
 from perennial.spec.checks import column_pairs
+from perennial.spec.expressions import expression_code
 
 Aggregate = Literal["count", "sum", "mean", "min", "max", "std", "last", "distinct", "ewm"]
 Period = Literal["hour", "day", "week", "month", "quarter", "year"]
@@ -79,8 +80,13 @@ class History:
 
     @cached_property
     def told(self) -> str:
-        """The expression's text, by which features of one expression share its values."""
+        """The expression's text, for people: arguments may be left out of it."""
         return str(self.expression)
+
+    @cached_property
+    def code(self) -> str:
+        """The expression exactly, by which features of one expression share its values."""
+        return expression_code(self.expression)
 
     @property
     def reach_back(self) -> timedelta | None:
@@ -94,7 +100,7 @@ class History:
 
     def __str__(self) -> str:
         """Everything that decides its values, for the hash of the features' code."""
-        words = (self.name, self.source, self.aggregate, self.expression, self.columns, self.window, self.half_life)
+        words = (self.name, self.source, self.aggregate, self.code, self.columns, self.window, self.half_life)
         return " ".join(str(word) for word in words)
 
 

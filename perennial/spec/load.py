@@ -11,6 +11,7 @@ from types import ModuleType
 
 import polars as pl
 
+from perennial.spec.expressions import HIDDEN, calls_python, expression_code
 from perennial.spec.mistakes import find_misdeclared, find_unlike_pairs
 from perennial.spec.models import find_model_mistakes
 from perennial.spec.pipeline import SCHEDULABLE, Pipeline
@@ -73,6 +74,7 @@ def _check(path: Path, pipeline: Pipeline) -> None:
     from perennial.rules.declared import (
         find_mistakes,  # rules build on spec; only this and the features' check look back
     )
+    from perennial.rules.declared_joins import find_join_mistakes, find_known_mistakes
 
     sources = {source.name: source for source in pipeline.sources}
     if not sources:
@@ -81,7 +83,7 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         raise _at(path, f"two sources have one name: {[source.name for source in pipeline.sources]}.", "sources")
     for source in sources.values():
         _check_source(path, source)
-        for message, words in find_mistakes(source, sources):
+        for message, words in (*find_known_mistakes(source), *find_mistakes(source, sources)):
             raise _at(path, message, *words)
     if not pipeline.entity and len(sources) > 1:
         raise _at(path, f"say which source's rows are predicted for: entity= one of {list(sources)}.", "Pipeline()")
@@ -101,6 +103,8 @@ def _check(path: Path, pipeline: Pipeline) -> None:
         )
     _check_joins(path, pipeline, sources)
     _check_label(path, pipeline)
+    for message, words in find_join_mistakes(pipeline):
+        raise _at(path, message, *words)
     _check_history(path, pipeline)
     for message, words in find_unlike_pairs(pipeline):
         raise _at(path, message, *words)
@@ -173,6 +177,9 @@ def _check_label(path: Path, pipeline: Pipeline) -> None:
         if column not in columns:
             where = f"label {label.name!r} from {pipeline.label_source.name!r}"
             raise _at(path, _unknown(where, column, list(columns)), "Pipeline()", "label", column)
+    for word, expression in (("label", label.expression), ("weight", label.weight)):
+        if expression is not None and calls_python(expression_code(expression)):
+            raise _at(path, f"{word} of {label.name!r} {HIDDEN}", "Pipeline()", "label", word)
     missing = [c for c in pipeline.entity_source.key if c not in columns]
     if label.source and missing:
         message = f"label source {label.source!r} lacks {missing} of the entity's key, by which it is joined."

@@ -200,6 +200,28 @@ def test_keys_that_are_taken_in_pieces_get_the_same_bits_as_alone() -> None:
     assert together.filter(few).equals(apart)
 
 
+def test_features_whose_expressions_print_alike_have_each_their_own_values() -> None:
+    cents = pl.col("cents")
+    told = {
+        "to_two": cents.round(2),
+        "to_none": cents.round(0),
+        "pattern": pl.col("colour").str.contains(".e"),
+        "literal": pl.col("colour").str.contains(".e", literal=True),
+    }
+    features = [History(name, "sales", "mean", value) for name, value in told.items()]
+    log = pl.DataFrame(
+        {"sale": [1], "shop": ["north"], "sold_at": [START], "cents": [5.13], "colour": ["red"], "_known_at": [START]},
+        schema_overrides={"sold_at": INSTANT, "_known_at": INSTANT},
+    )
+    assert str(features[0].expression) == str(features[1].expression)
+    rows = log.select("_known_at")
+    many = pl.concat([rows] * 9)  # a few rows are paired with versions, many are counted by intervals
+    for asked in (rows, many):
+        values = add_history(asked, Versions(log, SALES), features).row(0, named=True)
+        assert [values[name] for name in told] == [5.13, 5.0, 1.0, 0.0]
+    assert len({str(feature).removeprefix(feature.name) for feature in features}) == len(features)
+
+
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 2, 65_535, 65_536, 131_073]), st.integers(-3, 3)), max_size=40))
 def test_groups_are_ordered_as_a_stable_sort_by_group_and_instant_orders_them(pairs: list[tuple[int, int]]) -> None:

@@ -21,8 +21,13 @@ MISTAKES = {
     "a type that does not fit": ('"day": pl.col("product").dt.date()', "cannot be computed on the declared columns"),
     "a type no table keeps": ('"parts": pl.col("product").str.split("-")', r"is List\(String\), which the table does not keep"),
     "an instant without zone": ('"local": pl.col("ordered_at").dt.replace_time_zone(None)', "which the table does not keep"),
+    "a Python function": (
+        '"big": pl.col("pieces").map_batches(lambda pieces: pieces > 5, is_elementwise=True)', "calls a Python function"
+    ),
     "a sum": ('"share": pl.col("pieces") / pl.col("pieces").sum()', "looks at other rows"),
     "the row before": ('"gap": pl.col("ordered_at").dt.hour() - pl.col("ordered_at").dt.hour().shift(1)', "looks at other rows"),
+    "a row far before": ('"gap": pl.col("pieces") - pl.col("pieces").shift(24)', "looks at other rows"),
+    "a mean by key": ('"share": pl.col("pieces") / pl.col("pieces").mean().over("product")', "looks at other rows"),
     "the order of rows": ('"rank": pl.col("product").rank("ordinal")', "looks at other rows"),
     "the number of rows": ('"all": pl.len()', "looks at other rows"),
     "a personal column": ('"length": pl.col("product").str.len_chars()', "reads 'product', which is personal"),

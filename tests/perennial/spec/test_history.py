@@ -40,6 +40,11 @@ MISTAKES = {
     "a text": ('"mean", "days"', '"mean", "depot"', "mean is of numbers, and its value is String"),
     "other rows": ('"mean", "days"', '"mean", pl.col("days").shift(-1)', "looks at other rows"),
     "an aggregate as a value": ('"mean", "days"', '"mean", pl.col("days").mean()', "looks at other rows"),
+    "a Python function": (
+        '"mean", "days"',
+        '"mean", pl.col("days").map_batches(lambda days: 2.5 * days)',
+        "'depot_days' calls a Python function.*Polars's own",
+    ),
     "a where": ('"mean", "days"', '"mean", "days", where=pl.col("days") + 1', "where must be true or false"),
     "a half-life": ('"mean", "days"', '"mean", "days", half_life=timedelta(hours=1)', "half_life goes with"),
     "a name": ('"depot_days"', '"grams"', "'grams' is called like another column"),
@@ -64,6 +69,39 @@ def test_labels_that_are_known_with_the_row_itself_have_no_history(tmp_path: Pat
     )
     with pytest.raises(PipelineError, match=r"looks into the future: it reads 'grams', of which the label is made"):
         load_pipeline("parcels", write_parcels(tmp_path / "p", own))
+
+
+@pytest.mark.parametrize(
+    ("known", "refused"), [('Before("delivered_at", hours=1)', True), ('At("delivered_at")', False)]
+)
+def test_a_join_of_labels_counts_from_when_they_were_known(tmp_path: Path, known: str, refused: bool) -> None:
+    text = FILE.replace('event_time="delivered_at"', f'event_time="delivered_at", known={known}')
+    text = text.replace("At, Calendar", "At, Before, Calendar")
+    start, end = text.index("    history=["), text.index("    features=")
+    text = text[:start] + text[end:]
+    text = text.replace('"depot_days", "late_share", "sent_today", "heaviest", "all_sent", ', "")
+    text = text.replace(
+        'Lookup("depots"', 'AsOf("deliveries", by="depot", tolerance=timedelta(hours=9)), Lookup("depots"'
+    )
+    if refused:
+        with pytest.raises(PipelineError, match="join with 'deliveries' looks into the future: labels"):
+            load_pipeline("parcels", write_parcels(tmp_path / "p", text))
+    else:
+        load_pipeline("parcels", write_parcels(tmp_path / "p", text))
+
+
+def test_a_history_by_the_label_is_refused(tmp_path: Path) -> None:
+    text = FILE.replace('pl.col("days") > 2, source="deliveries"', 'pl.col("depot") == "north"')
+    with pytest.raises(PipelineError, match="'depot_days' looks into the future: it goes by 'depot'"):
+        load_pipeline(
+            "parcels",
+            write_parcels(
+                tmp_path / "p",
+                text.replace(', Lookup("depots", on="depot")', "")
+                .replace('AsOf("storms", by="depot", tolerance=timedelta(hours=9))', "")
+                .replace(', force="storms_force", vans="depots_vans"', ""),
+            ),
+        )
 
 
 def test_features_that_look_at_other_rows_are_refused(tmp_path: Path) -> None:

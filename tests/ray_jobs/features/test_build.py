@@ -9,7 +9,7 @@ import pytest
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import current_snapshot_id, read_snapshot
 from ray_jobs.features.build import BuildRequest, BuiltFeatures, NothingToBuild, build
-from tests.shop import NOON, remember
+from tests.shop import NOON, remember, write_shop
 
 HOUR = timedelta(hours=1)
 
@@ -91,3 +91,17 @@ def test_before_the_first_row_nothing_is_built_and_the_message_says_what_to_run(
     with pytest.raises(NothingToBuild, match=r"no row of 'orders' was known by 2024.*Nothing was written. Run ingest"):
         built(lake, pipelines, NOON)
     assert current_snapshot_id(lake, lake.table("shop", "features")) is None
+
+
+def test_a_constant_that_features_read_is_built_anew(lake: Lake, history: Path) -> None:
+    moment = NOON + 24 * HOUR
+    text = (history / "shop.py").read_text()
+    write_shop(
+        history,
+        text.replace("def features", "LIM = 1\n\n\ndef features").replace('"pieces",', 'pl.col("pieces") + LIM,'),
+    )
+    _, before = built(lake, history, moment)
+    write_shop(history, (history / "shop.py").read_text().replace("LIM = 1", "LIM = 2"))
+    again, after = built(lake, history, moment)
+    assert (again.already, again.stale) == (False, ["pieces"])
+    assert (after["pieces"] - before["pieces"]).to_list() == [1, 1]
