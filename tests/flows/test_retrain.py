@@ -11,6 +11,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.deployments.runner import RunnerDeployment
+from prefect.flow_engine import run_flow
 from prefect.states import Cancelled, Crashed, Failed, Running
 
 from flows.reconcile import reconcile
@@ -23,6 +24,7 @@ from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.stages import make_champion
 from perennial.lakehouse.trials import divert, open_trial
 from perennial.rules.guards import ABANDONED
+from ray_jobs.features.build import NothingToBuild
 from tests.flows.test_monitor import bells
 
 MONDAY = datetime(2024, 5, 6, tzinfo=UTC)
@@ -79,6 +81,23 @@ def given_up(settings: Settings, decision_id: str, why: str) -> None:
 def test_a_decision_that_does_not_exist_is_not_acted_on(settings: Settings) -> None:
     with pytest.raises(LookupError, match="no decision 'never'"):
         retrain("shop", "never", settings)
+
+
+def test_a_retrain_that_fails_half_way_says_who_serves_on_and_its_run_may_go_on(settings: Settings, lake: Lake) -> None:
+    make_champion(lake, "shop", 1, expected_generation=0, as_of=MONDAY, reason="a test", decision_id="first")
+    decide(lake, "too-early")
+    asked = {"pipeline": "shop", "decision_id": "too-early"}
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(retrain, parameters=asked)
+    for _ in range(2):  # the second time it holds the claim already
+        with pytest.raises(NothingToBuild):
+            run_flow(retrain, flow_run=run, parameters=asked)
+    assert retrain("shop", "too-early", settings) == "already claimed"
+    told = bells("too-early", at_least=2, name="perennial.retrain.failed")
+    assert {bell["payload"]["serving"] for bell in told} == {1}
+    assert "NothingToBuild" in told[0]["payload"]["reason"]
+    assert len(bells("too-early", at_least=2, name="perennial.retrain.started")) == 2
+    assert find_decision(lake, "retrain", "too-early") is None  # no end yet: reconcile starts the run again
 
 
 def test_a_lost_event_and_a_dead_run_are_made_good(settings: Settings, lake: Lake) -> None:
