@@ -1,8 +1,8 @@
 """Watch what a model answered in a window, decide, and ring where something is due.
 
 predictions ─┐
-labels ──────┼─► Evidently ─► verdict ─► decision ─┬─► artifacts, report
-reference ───┘                                     └─► an event, once the row is committed
+labels ──────┼─► Evidently ─► verdict ─► decision ─► an event, once the row is committed ─► artifacts, story
+reference ───┘
 """
 
 from datetime import datetime
@@ -56,7 +56,7 @@ def monitor(
     if decision is None:
         watched = watch_window(settings.compute, *place, subject, window, as_of)
         decision = record_verdict(*place, watched, window, as_of)
+    tell_verdict(settings.lake, decision)  # before what is drawn, which may fail
     show_verdict(decision, settings.reports_base)
     show_story(settings.lake, pipeline, settings.reports_base)
-    tell_verdict(settings.lake, decision)
     return decision.verdict

@@ -48,8 +48,8 @@ def promote(pipeline: str, version: int, as_of: datetime | None = None, settings
         decision = record_promotion(*place, version, champion, as_of, judged)
     if decision.verdict == "reject":
         record_rejection(settings.lake, decision)
-    show_promotion(decision)
     tell_promotion(decision)
+    show_promotion(decision)
     # a page that cannot be drawn is a failed task that people see; it holds up no promotion
     show_card(
         settings.compute,

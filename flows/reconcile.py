@@ -1,8 +1,9 @@
 """Start what an event should have started: the decisions are the truth, events only wake.
 
 decisions to retrain ─► without an end? ─┬─► no run:   start one
-                                         └─► run died: start it again
-pages without a notice ─► tell them again
+                                         ├─► run died: start it again
+                                         └─► cancelled, died three times, ...: record it as failed, and tell it
+pages and ends of retrains without a notice ─► tell them again
 open trials without a run of roll_out ─► start it again, where it ended
 """
 

@@ -24,7 +24,7 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
     from flows.roll_out import roll_out
     from flows.train import train
     from tasks.decisions import claim_retrain, read_train_from, record_retrain
-    from tasks.notices import tell_ended, tell_failed, tell_started
+    from tasks.notices import tell_failed, tell_started, tell_verdict
     from tasks.serving import RolledBack
     from tasks.story import show_story
 
@@ -46,6 +46,6 @@ def retrain(pipeline: str, decision_id: str, settings: Settings | None = None) -
         tell_failed(settings.lake, decision, f"{type(error).__name__}: {error}")
         raise
     ended = record_retrain(settings.lake, decision, version, verdict)
-    tell_ended(ended)
+    tell_verdict(settings.lake, ended)
     show_story(settings.lake, pipeline, settings.reports_base)
     return ended.verdict

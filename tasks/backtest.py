@@ -1,22 +1,28 @@
 """A backtest's effects: the history is replayed on Ray, and shown."""
 
+from dataclasses import fields
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from prefect import get_run_logger, task
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.tables import current_snapshot_id, read_snapshot
-from perennial.rules.recommend import Backtest
+from perennial.rules.recommend import BASELINES, Backtest
 from perennial.rules.replay import Span, Strategy, cut_windows, usual_strategies
-from perennial.spec import Monitoring, load_pipeline
+from perennial.spec import Monitoring, Window, load_pipeline
 from tasks.compute import Compute, run_job
 from tasks.telemetry import plain, report_url, show_link, show_markdown, show_table
 
 FIRST_SHARE = 0.25  # of the history is known to the first model, where nobody says otherwise
+
+
+class UnknownPolicy(ValueError):
+    """A policy that was asked for does not say what it means; nothing was changed."""
 
 
 class NothingToReplay(ValueError):
@@ -31,9 +37,10 @@ def plan_windows(
     start: datetime | None,
     end: datetime | None,
     every: str,
+    lag: timedelta,
     as_of: datetime,
 ) -> list[Span]:
-    """The windows to replay; without bounds, all whole ones after the first quarter of the history.
+    """The windows to replay that can be judged by `as_of`; without bounds, all after the first quarter of the history.
 
     Raises:
         NothingToReplay: there is none.
@@ -47,7 +54,7 @@ def plan_windows(
     known = pl.Series(table.column(0)).drop_nulls().sort()
     if known.is_empty():
         raise NothingToReplay(f"the features of {pipeline} are empty. Nothing was changed. Run ingest first.")
-    last = min(end or as_of, as_of)
+    last = min(end or as_of, as_of - lag)  # a window whose labels are still under way would be judged anew in each run
     first: datetime = known[0]
     whole = cut_windows(first.replace(hour=0, minute=0, second=0, microsecond=0), last, every)
     earliest = start or known[int(len(known) * FIRST_SHARE)]
@@ -60,18 +67,52 @@ def plan_windows(
     return windows
 
 
-def plan_strategies(own: Monitoring, policies: dict[str, dict[str, Any]]) -> list[Strategy]:
-    """The usual policies and the user's: fields of `Monitoring` that differ from the pipeline's own."""
-    adapter = TypeAdapter(Monitoring)
+@task
+def plan_strategies(pipelines: Path, pipeline: str, policies: dict[str, dict[str, Any]]) -> list[Strategy]:
+    """The usual policies and the user's: fields of `Monitoring` that differ from the pipeline's own.
+
+    Raises:
+        UnknownPolicy: a policy has the name of another, a field that there is not, or a value that cannot be.
+    """
+    own = load_pipeline(pipeline, pipelines).monitoring
     found = usual_strategies(own)
-    for name, fields in policies.items():
-        policy = adapter.validate_python(adapter.dump_python(own) | fields)
-        mistakes = [said for said, _ in policy.mistakes()]
+    taken = {strategy.name for strategy in found} | set(BASELINES)
+    for name, changed in policies.items():
+        mistakes = [f"there is one of this name already ({', '.join(sorted(taken))})."] if name in taken else []
+        mistakes += _unknown_fields(changed)
+        policy = own
+        if not mistakes:
+            policy, mistakes = _with(own, changed)
         if mistakes:
-            raise ValueError(f"policy {name!r} cannot be replayed: {' '.join(mistakes)} Nothing was changed.")
-        said = ", ".join(f"{field} = {value}" for field, value in fields.items())
+            raise UnknownPolicy(f"policy {name!r} cannot be replayed: {' '.join(mistakes)} Nothing was changed.")
+        said = ", ".join(f"{field} = {value}" for field, value in changed.items())
         found.append(Strategy(name=name, says=f"the pipeline's own with {said}", monitoring=policy))
     return found
+
+
+def _unknown_fields(changed: dict[str, Any]) -> list[str]:
+    """Pydantic passes over names that a dataclass does not have: a misspelt policy would be the pipeline's own."""
+    window = changed.get("window")
+    asked: list[tuple[str, str, type[Any]]] = [(name, "", Monitoring) for name in changed]
+    asked += [(name, "window.", Window) for name in window] if isinstance(window, dict) else []
+    found = []
+    for name, prefix, of in asked:
+        there = [field.name for field in fields(of)]
+        if name not in there:
+            like = get_close_matches(name, there, 1)
+            hint = f"; did you mean {prefix}{like[0]}?" if like else f"; there are {', '.join(there)}."
+            found.append(f"there is no field {prefix}{name}{hint}")
+    return found
+
+
+def _with(own: Monitoring, changed: dict[str, Any]) -> tuple[Monitoring, list[str]]:
+    adapter = TypeAdapter(Monitoring)
+    try:
+        policy = adapter.validate_python(adapter.dump_python(own) | changed)
+    except ValidationError as error:
+        wrong = [(".".join(map(str, each["loc"])), each["input"], each["msg"]) for each in error.errors()]
+        return own, [f"{where} is {value!r}: {said}." for where, value, said in wrong]
+    return policy, [said for said, _ in policy.mistakes()]
 
 
 @task(timeout_seconds=6 * 3600)
@@ -82,7 +123,7 @@ def replay_history(
     pipeline: str,
     windows: list[Span],
     lag: timedelta,
-    policies: dict[str, dict[str, Any]],
+    strategies: list[Strategy],
     as_of: datetime,
 ) -> Backtest:
     """Replay the history under every policy; what an earlier run found out is not found out again."""
@@ -100,7 +141,7 @@ def replay_history(
         bootstrap=windows[0].start,
         lag=lag,
         as_of=as_of,
-        strategies=plan_strategies(load_pipeline(pipeline, pipelines).monitoring, policies),
+        strategies=strategies,
     )
     return run_job(compute, backtest, request)
 

@@ -1,4 +1,4 @@
-"""Telling of decisions: the event of each verdict, and of how a retrain began and ended."""
+"""Telling of decisions: the event of each verdict, of a retrain's begin, and of its end."""
 
 import json
 
@@ -24,15 +24,15 @@ from tasks.events import (
 
 @task
 def tell_verdict(lake: Lake, decision: Decision) -> str | None:
-    """Send the event of a committed verdict; return its name, None where there is nothing (more) to tell.
+    """Send the event of a committed verdict, or of a retrain's end; return its name, None where there is nothing to tell.
 
-    A retrain is told until a run has claimed it, however often that takes; everything else once: a row says that it
-    was. Either may still be lost on a server: `reconcile` finds the row.
+    That a retrain is due is told until a run has claimed it, however often that takes; everything else once: a row says
+    that it was. A run that dies before that row tells again, or leaves it to `reconcile`.
     """
     event = event_of(decision)
     if event is None:
         return None
-    rings = decision.verdict == "retrain"
+    rings = decision.kind == "monitor" and decision.verdict == "retrain"
     if find_decision(lake, "claim" if rings else "notice", decision.decision_id) is not None:
         get_run_logger().info("decision %s is known already: no event", decision.decision_id)
         return None
@@ -55,8 +55,13 @@ def tell_verdict(lake: Lake, decision: Decision) -> str | None:
 
 
 def event_of(decision: Decision) -> Event | None:
-    """What a verdict has to tell; None for one that is quiet."""
+    """What a verdict, or a retrain's end, has to tell; None for one that is quiet."""
     told = json.loads(decision.evidence)
+    if decision.kind == "retrain":
+        if decision.verdict == "failed":
+            return RetrainFailed(**_about(decision), run_id=decision.run_id, serving=told.get("serving"))
+        assert decision.version is not None, "whatever else it ended in, a version was trained"
+        return RetrainSucceeded(**_about(decision), version=decision.version, ended=decision.verdict)
     evidence = Evidence.model_validate({"version": decision.version or 0, "rows": 0} | told)
     about = {
         "pipeline": decision.pipeline,
@@ -92,15 +97,11 @@ def tell_started(decision: Decision) -> None:
 
 
 @task
-def tell_ended(ended: Decision) -> None:
-    """Say how a retrain ended."""
-    assert ended.version is not None
-    emit(RetrainSucceeded(**_about(ended), version=ended.version, ended=ended.verdict))
-
-
-@task
 def tell_failed(lake: Lake, decision: Decision, error: str) -> None:
-    """Say that a retrain's run failed, and who serves on: nothing that a failed retrain did lets another version serve."""
+    """Say that a retrain's run failed, and who serves on: nothing that a failed retrain did lets another version serve.
+
+    Not its end: `reconcile` starts the run again, and tells when it gives up.
+    """
     serving = champion_stage(lake, decision.pipeline)
     version = serving.version if serving else None
     standing = f"version {version} serves on" if version else "no version serves, as before"

@@ -205,14 +205,8 @@ def record_return(lake: Lake, step: Step, former: Former, as_of: datetime, reaso
 
 @task
 def tell_rolled_back(decision: Decision) -> None:
-    """Show why in the UI and ring the bell; a lost event loses nothing, the row is there."""
+    """Ring the bell and show why in the UI; a lost event loses nothing, the row is there."""
     former = json.loads(decision.evidence)["former"]
-    show_markdown(
-        f"rolled-back-{decision.pipeline}",
-        f"## Version {decision.version} was rolled back\n\n{plain(decision.reason)}\n\nVersion {former} of "
-        f"{plain(decision.pipeline)} serves. Decision `{decision.decision_id}`.\n",
-        description=f"Version {decision.version} of {decision.pipeline} was rolled back",
-    )
     assert decision.version is not None
     emit(
         ModelRolledBack(
@@ -223,6 +217,12 @@ def tell_rolled_back(decision: Decision) -> None:
             version=decision.version,
             former=former,
         )
+    )
+    show_markdown(
+        f"rolled-back-{decision.pipeline}",
+        f"## Version {decision.version} was rolled back\n\n{plain(decision.reason)}\n\nVersion {former} of "
+        f"{plain(decision.pipeline)} serves. Decision `{decision.decision_id}`.\n",
+        description=f"Version {decision.version} of {decision.pipeline} was rolled back",
     )
 
 

@@ -13,6 +13,9 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.states import Crashed
 
 from deployments.demo import data
 from deployments.demo.client import month_start
@@ -194,10 +197,13 @@ def test_a_decision_retrains_once_while_another_version_serves_on_two_cores(once
             as_of=END - timedelta(days=1),
         ),
     )  # fmt: skip
+    asked = {"pipeline": "flights", "decision_id": "drift"}
+    with get_client(sync_client=True) as prefect:
+        run = prefect.create_flow_run(retrain, parameters=asked)
     asking = Thread(target=ask)
     asking.start()
     try:
-        verdict = retrain("flights", "drift", once_round.settings)
+        verdict = run_flow(retrain, flow_run=run, parameters=asked)
     finally:
         ended.set()
         asking.join()
@@ -205,8 +211,13 @@ def test_a_decision_retrains_once_while_another_version_serves_on_two_cores(once
     assert set(statuses) == {200}
 
     assert retrain("flights", "drift", once_round.settings) == "already claimed"
-    rows = read_decisions(once_round.lake, "flights").filter(decision_id="drift")
-    assert sorted(rows["kind"]) == ["claim", "monitor", "retrain"]
+    before = read_decisions(once_round.lake, "flights")
+    with get_client(sync_client=True) as prefect:
+        prefect.set_flow_run_state(run.id, Crashed(message="killed after its last step"), force=True)
+    assert run_flow(retrain, flow_run=run, parameters=asked) == verdict  # started again, it finds every step done
+    assert read_decisions(once_round.lake, "flights").equals(before)
+    rows = before.filter(decision_id="drift")
+    assert sorted(rows["kind"]) == ["claim", "monitor", "notice", "retrain"]
     end = rows.filter(kind="retrain").row(0, named=True)
     assert (end["version"], end["verdict"]) == (once_round.version + 1, verdict)
     assert '"challenger"' in end["evidence"]

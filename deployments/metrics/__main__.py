@@ -33,7 +33,7 @@ class Tables(Collector):
         states, runs = self.reader.read(), read_runs(self.settings)
         with self._lock:
             self._states, self._read_at = states, time.time()
-            self._runs = runs or self._runs
+            self._runs = runs.after(self._runs) if runs else self._runs
 
     def collect(self) -> Iterator[Metric]:
         """Prometheus's call, once a scrape."""

@@ -7,14 +7,20 @@ drifted most. Nothing from a row's values becomes a label.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from deployments.metrics.runs import Runs
 from deployments.metrics.state import PipelineState, Traffic
+from perennial.rules.evidence import Performance, allowed_loss
+from perennial.rules.past import Ended
+from perennial.spec import Pipeline
+from perennial.spec.checks import Freshness
 
 INPUTS = 20
+ENDS = [ended for ended in get_args(Ended) if ended != "running"]
+SILENCE_SECONDS = 2 * 86400.0  # of a source that says when its rows happened and not how fresh they must be
 FIGURES = ("roc_auc", "pr_auc", "log_loss", "brier", "accuracy", "precision", "recall", "f1", "rmse", "mae")
 DURATION_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0)
 
@@ -38,7 +44,14 @@ def _ingest(states: Sequence[PipelineState]) -> Iterator[Metric]:
     newest = GaugeMetricFamily(
         "perennial_newest_event_timestamp_seconds", "Newest event time of a source's published rows.", labels=by
     )
+    silence = GaugeMetricFamily(
+        "perennial_source_silence_allowed_seconds",
+        "How long a source may bring nothing: its Freshness rule, else two days; none for one without a time of its own.",
+        labels=by,
+    )
     for state in states:
+        for name, seconds in _allowed_silence(state.spec):
+            silence.add_metric([state.name, name], seconds)
         for (source,), batches in state.batches.group_by("source"):
             labels = [state.name, str(source)]
             rows.add_metric(labels, float(batches["rows"].sum()))
@@ -46,7 +59,16 @@ def _ingest(states: Sequence[PipelineState]) -> Iterator[Metric]:
             refused.add_metric(labels, float((batches["verdict"] == "refused").sum()))
             _add_instant(last, labels, batches["committed_at"].max())
             _add_instant(newest, labels, batches["newest_event_at"].max())
-    yield from (rows, held, refused, last, newest)
+    yield from (rows, held, refused, last, newest, silence)
+
+
+def _allowed_silence(spec: Pipeline | None) -> Iterator[tuple[str, float]]:
+    for source in spec.sources if spec else ():
+        fresh = [rule.hours * 3600 for rule in source.rules if isinstance(rule, Freshness)]
+        if fresh:
+            yield source.name, min(fresh)
+        elif source.event_time is not None:  # planes and airports may stay as they are for years
+            yield source.name, SILENCE_SECONDS
 
 
 def _windows(states: Sequence[PipelineState]) -> Iterator[Metric]:
@@ -68,6 +90,11 @@ def _windows(states: Sequence[PipelineState]) -> Iterator[Metric]:
     seen = GaugeMetricFamily("perennial_model_metric", "A metric of the window's labelled rows.", labels=named)
     promised = GaugeMetricFamily("perennial_model_metric_promised", "What the version is held to.", labels=named)
     guessed = GaugeMetricFamily("perennial_model_metric_estimated", "What its scores let one expect.", labels=named)
+    loss = GaugeMetricFamily(
+        "perennial_model_loss_ratio",
+        "How far the metric is behind its promise, whichever way is worse, as a share of what the policy allows.",
+        labels=named,
+    )
     for state in states:
         window = state.last_window
         if window is None:
@@ -83,7 +110,8 @@ def _windows(states: Sequence[PipelineState]) -> Iterator[Metric]:
         for name, size in sorted(window.get("drift", {}).items(), key=lambda item: -item[1])[:INPUTS]:
             drift.add_metric([state.name, name], size)
         _add_figures(state, window, seen, promised, guessed)
-    yield from (end, count, labelled, broken, paging, drift, score, seen, promised, guessed)
+        _add_loss(state, window, loss)
+    yield from (end, count, labelled, broken, paging, drift, score, seen, promised, guessed, loss)
 
 
 def _add_figures(
@@ -103,6 +131,16 @@ def _add_figures(
     for name in FIGURES:
         if figures.get(name) is not None:
             seen.add_metric([state.name, version, name], figures[name])
+
+
+def _add_loss(state: PipelineState, window: dict[str, Any], loss: GaugeMetricFamily) -> None:
+    """Where performance is judged at all: with the labels that the policy asks for."""
+    if state.spec is None or not window.get("performance"):
+        return
+    seen, policy = Performance.model_validate(window["performance"]), state.spec.monitoring
+    allowed = allowed_loss(seen.metric, seen.distance, policy) if seen.distance > 0 else 0.0
+    if allowed > 0 and window.get("labelled_rows", 0) >= policy.minimum_rows:
+        loss.add_metric([state.name, str(window["version"]), seen.metric], seen.loss / allowed)
 
 
 def _decisions(states: Sequence[PipelineState]) -> Iterator[Metric]:
@@ -130,8 +168,8 @@ def _decisions(states: Sequence[PipelineState]) -> Iterator[Metric]:
         for (kind, verdict), count in sorted(kinds.items()):
             made.add_metric([state.name, kind, verdict], count)
         ended = state.decisions.filter(kind="retrain")
-        for verdict, count in sorted(Counter(ended["verdict"]).items()):
-            retrains.add_metric([state.name, verdict], count)
+        for verdict in ENDS:  # those that never came as zero: `increase` has to see the first one
+            retrains.add_metric([state.name, verdict], (ended["verdict"] == verdict).sum())
         due = state.decisions.filter(kind="monitor", verdict="retrain")
         due = due.filter(~due["decision_id"].is_in(ended["decision_id"].to_list()))
         waiting.add_metric([state.name], due.height)
@@ -164,16 +202,19 @@ def _traffic(states: Sequence[PipelineState]) -> Iterator[Metric]:
 
 
 def run_families(runs: Runs) -> Iterator[Metric]:
-    """How long flows and steps took last."""
-    flow = GaugeMetricFamily("perennial_flow_last_duration_seconds", "Of a flow's last completed run.", labels=["flow"])
-    ended = GaugeMetricFamily("perennial_flow_last_success_timestamp_seconds", "When that ended.", labels=["flow"])
-    step = GaugeMetricFamily("perennial_step_last_duration_seconds", "Of a step's last completed run.", labels=["step"])
+    """How long flows and steps took last; the pipeline is empty for a flow of none."""
+    by = ["pipeline", "flow"]
+    flow = GaugeMetricFamily("perennial_flow_last_duration_seconds", "Of a flow's last completed run.", labels=by)
+    ended = GaugeMetricFamily("perennial_flow_last_success_timestamp_seconds", "When that ended.", labels=by)
+    step = GaugeMetricFamily(
+        "perennial_step_last_duration_seconds", "Of a step's last completed run.", labels=[*by, "step"]
+    )
     recent = GaugeMetricFamily(
         "perennial_recent_flow_runs", "Among the last 200 flow runs, by state.", labels=["flow", "state"]
     )
     for family, values in ((flow, runs.flow_seconds), (ended, runs.flow_ended), (step, runs.step_seconds)):
-        for name, value in sorted(values.items()):
-            family.add_metric([name], value)
+        for labels, value in sorted(values.items()):
+            family.add_metric(labels, value)
     for (name, state), count in sorted(runs.recent.items()):
         recent.add_metric([name, state], count)
     yield from (flow, ended, step, recent)

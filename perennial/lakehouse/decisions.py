@@ -10,7 +10,7 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel
-from pyiceberg.expressions import EqualTo
+from pyiceberg.expressions import And, EqualTo
 from pyiceberg.table import Table
 
 from perennial.lakehouse.commit import append_once
@@ -106,10 +106,13 @@ def claim_decision(lake: Lake, decision_id: str, claimant: str, as_of: datetime)
 
 def find_decision(lake: Lake, kind: Kind, decision_id: str) -> Decision | None:
     """The decision's row, or None."""
-    rows = read_decisions(lake).filter(kind=kind, decision_id=decision_id)
-    if rows.is_empty():
+    if current_snapshot_id(lake, lake.system("decisions")) is None:
         return None
-    return Decision.model_validate({name: rows.row(0, named=True)[name] for name in Decision.model_fields})
+    its_own = And(EqualTo("decision_id", decision_id), EqualTo("kind", kind))  # statistics rule out all other files
+    rows = read_snapshot(lake, lake.system("decisions"), row_filter=its_own).to_pylist()
+    if not rows:
+        return None
+    return Decision.model_validate({name: rows[0][name] for name in Decision.model_fields})
 
 
 def read_decisions(lake: Lake, pipeline: str | None = None) -> pl.DataFrame:

@@ -100,7 +100,11 @@ class NotKnownYet(Exception):
 
 
 class Work(BaseModel, frozen=True):
-    """One thing to find out: a training, a look at a window, or a comparison. `key` names it for ever."""
+    """One thing to find out: a training, a look at a window, or a comparison. `key` names it for ever.
+
+    Args:
+        drift_effect_size, sample_rows: of the policy that looks; nothing else of it changes what is seen.
+    """
 
     key: str
     kind: Literal["train", "look", "judge"]
@@ -110,6 +114,8 @@ class Work(BaseModel, frozen=True):
     champion: str | None = None
     since: datetime | None = None
     window: Span | None = None
+    drift_effect_size: float | None = None
+    sample_rows: int | None = None
 
 
 class Step(BaseModel, frozen=True):
@@ -236,18 +242,24 @@ class _Course:
     def _evidence(self, model: Trained, since: datetime, window: Span, at: datetime, policy: Monitoring) -> Evidence:
         evidence = self.known.look(model, since, window, at, policy)
         version = 1 + list(self.models).index(model.key)
-        seen, changed = evidence.performance, {"version": version, "importance": model.importance}
+        seen, guessed = evidence.performance, evidence.estimate
+        changed = {"version": version, "importance": model.importance}
         if self.strategy.inputs_only:
             seen, changed = None, {**changed, "labelled_rows": 0}
-        if seen:
-            told = Interval(*(math.nan if value is None else value for value in model.promised))
-            promise = promise_for(told, self.metric, version, self.past, policy, *window)
+        told = Interval(*(math.nan if value is None else value for value in model.promised))
+        promise = promise_for(told, self.metric, version, self.past, policy, *window)
+        if math.isfinite(promise.value):
             held = {"promised": promise.value, "promised_low": promise.low, "promised_high": promise.high}
-            seen = seen.model_copy(update=held) if math.isfinite(promise.value) else None
+            seen = seen and seen.model_copy(update=held)
+            guessed = guessed and guessed.model_copy(update={"promised": promise.value})
+        else:
+            seen = guessed = None
         earlier = [w.evidence.rows + w.evidence.other_rows for w in self.past.windows]
         few = find_few_rows(evidence.rows + evidence.other_rows, earlier)
         broken = evidence.broken | ({"feed": few} if few else {})
-        return with_outcomes(evidence.model_copy(update={**changed, "performance": seen, "broken": broken}), policy)
+        return with_outcomes(
+            evidence.model_copy(update={**changed, "performance": seen, "estimate": guessed, "broken": broken}), policy
+        )
 
     def _remember(
         self, window: Span, at: datetime, verdict: Literal["retrain", "hold", "page"], seen: Evidence, guard: str | None

@@ -35,7 +35,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was done or decided. `anchor`: of its row on the page."""
+    """Something that was done or decided. `anchor`: of its row on the page; `of_window`: that is its window's."""
 
     at: datetime
     kind: str
@@ -45,6 +45,7 @@ class Event:
     decision_id: str
     run_id: str
     anchor: str
+    of_window: bool
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ def read_story(
     rows = decisions.to_dicts()
     watched = [row for row in rows if row["kind"] == "monitor"]
     whole = [row for row in watched if row["version"] is not None and row["window_start"] is not None]
-    told = sorted(whole, key=lambda r: (r["window_end"], r["recorded_at"]))
+    told = sorted(whole, key=lambda r: (r["window_end"], r["recorded_at"]))[-windows if windows else 0 :]
+    shown = {row["decision_id"] for row in told}
     done = [row for row in rows if row["kind"] in TELLING]
     alarms = [row for row in watched if row["verdict"] != "hold"]
-    events = sorted((_event(row) for row in [*alarms, *done]), key=lambda event: event.at)
+    events = sorted((_event(row, shown) for row in [*alarms, *done]), key=lambda event: event.at)
     return Story(
         pipeline=pipeline,
-        windows=[_window(row) for row in told[-windows if windows else 0 :]],
+        windows=[_window(row) for row in told],
         events=events,
         reigns=_reigns(stages),
         versions=list(versions),
@@ -133,8 +135,9 @@ def _window(row: Row) -> Window:
     return Window(row, evidence, told.get("report"), f"b-{row['decision_id']}")
 
 
-def _event(row: Row) -> Event:
-    window = row["kind"] == "monitor"
+def _event(row: Row, shown: set[str]) -> Event:
+    """`shown`: the windows that have a row on the page; an older one's verdict has only the row of the event."""
+    of_window = row["kind"] == "monitor" and row["decision_id"] in shown
     return Event(
         at=row["as_of"],
         kind=row["kind"],
@@ -143,7 +146,8 @@ def _event(row: Row) -> Event:
         reason=row["reason"],
         decision_id=row["decision_id"],
         run_id=row["run_id"],
-        anchor=f"b-{row['decision_id']}" if window else f"e-{row['kind']}-{row['decision_id']}",
+        anchor=f"b-{row['decision_id']}" if of_window else f"e-{row['kind']}-{row['decision_id']}",
+        of_window=of_window,
     )
 
 

@@ -106,8 +106,8 @@ def events(story: Story, run_link: Link) -> str:
     """What was decided and done, newest first; a window's verdict has its own row above."""
     rows = []
     for event in reversed(story.events):
-        where = f' id="{title(event.anchor)}"' if event.kind != "monitor" else ""
-        more = f' <a class="more" href="#{title(event.anchor)}">its window</a>' if event.kind == "monitor" else ""
+        where = "" if event.of_window else f' id="{title(event.anchor)}"'
+        more = f' <a class="more" href="#{title(event.anchor)}">its window</a>' if event.of_window else ""
         rows.append(
             f'<tr{where} data-text="{title(_words(event), 2_000)}"><th scope="row">{when(event.at)}</th>'
             f'<td data-label="what">{text(event.kind)}{more}</td><td data-label="verdict">{badge(event.verdict)}</td>'

@@ -1,5 +1,6 @@
 """The rows that are replayed and the labels as they became known, so that every moment sees only what was known by it."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,12 +39,33 @@ class History:
         known = self.labels.filter(pl.col("known_at") <= at).unique(ROW, keep="last", maintain_order=True)
         return rows.join(known.select(ROW, pl.col("label").alias(name)), on=ROW, how="left", maintain_order="left")
 
+    def until(self, moment: datetime) -> "History":
+        """The same rows with the labels known by a moment."""
+        return History(self.rows, self.labels.filter(pl.col("known_at") <= moment))
 
-def read_history(lake: Lake, pipeline: Pipeline, snapshot_id: int, as_of: datetime) -> History:
-    """The history that a snapshot of the features and the log of labels tell, as known by `as_of`."""
+    @property
+    def fingerprint(self) -> str:
+        """Of every value in it; the same history has the same, whichever snapshots it was read from."""
+        told = hashlib.sha256()
+        for frame in (self.rows, self.labels):
+            told.update(str(frame.schema).encode())
+            for part in frame.iter_slices(1 << 20):
+                told.update(part.hash_rows().to_numpy().tobytes())
+        return told.hexdigest()
+
+
+def read_history(
+    lake: Lake, pipeline: Pipeline, snapshot_id: int, as_of: datetime, end: datetime, last: datetime
+) -> History:
+    """The history that a snapshot of the features and the log of labels tell, as known by `as_of`.
+
+    Without the rows that no decision up to the moment `last` and no window up to `end` can ask for: what comes in later
+    changes nothing that was found out.
+    """
     key, event_time = list(pipeline.entity_source.key), event_time_of(pipeline)
     table = read_snapshot(lake, lake.table(pipeline.name, "features"), snapshot_id)
     rows = pl.DataFrame(pl.from_arrow(table)).drop(pipeline.label.name, LABEL_KNOWN_AT)
+    rows = rows.filter((pl.col(event_time) < end) | (pl.col(KNOWN_AT) <= last))
     rows = rows.sort(event_time, *(name for name in key if name != event_time)).with_row_index(ROW)
     log = read_log(lake, pipeline, pipeline.label_source.name, as_of)
     value = pipeline.label.expression.cast(pl.Float64).alias("label")

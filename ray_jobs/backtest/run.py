@@ -48,8 +48,10 @@ def backtest(request: BacktestRequest) -> Backtest:
             f"pipeline {pipeline.name} tells many classes apart; a backtest replays binary and regression models. Nothing "
             "was changed."
         )
-    history = read_history(request.lake, pipeline, request.snapshot_id, request.as_of)
-    store = Store(lake=request.lake, folder=f"backtests/{pipeline.name}/{_data_key(request, pipeline)}")
+    end, last = request.windows[-1].end, request.windows[-1].end + request.lag
+    history = read_history(request.lake, pipeline, request.snapshot_id, request.as_of, end, last)
+    known = history.until(last)  # all that any decision may see: what is found out depends on nothing else
+    store = Store(lake=request.lake, folder=f"backtests/{pipeline.name}/{_data_key(request, pipeline, known)}")
     found = _Found(store, pipeline)
     worked = 0
     courses: list[Course]
@@ -57,7 +59,7 @@ def backtest(request: BacktestRequest) -> Backtest:
         courses, asked = _replay_all(request, pipeline, found)
         if not asked:
             break
-        _find_out(asked, request, history, store)
+        _find_out(asked, request, known, store)
         worked += len(asked)
         logger.info("%d of %d policies replayed, %d things found out", len(courses), len(request.strategies), worked)
     return _account(request, pipeline, history, store, courses, found, worked)
@@ -98,7 +100,8 @@ class _Found:
 
     def look(self, model: Trained, since: datetime, window: Span, at: datetime, policy: Monitoring) -> Evidence:
         """See `Knowledge`."""
-        seen = self._get(_work("look", at=at, model=model.key, since=since, window=window))
+        how = {"drift_effect_size": policy.drift_effect_size, "sample_rows": policy.sample_rows}
+        seen = self._get(_work("look", at=at, model=model.key, since=since, window=window, **how))
         assert isinstance(seen, Evidence)
         return seen
 
@@ -128,11 +131,13 @@ def _work(kind: str, **what: Any) -> Work:
     )
 
 
-def _data_key(request: BacktestRequest, pipeline: Pipeline) -> str:
-    """What every result depends on beside its own question: data, code, model, and how windows are looked at."""
-    policy, promotion = pipeline.monitoring, pipeline.promotion
-    words = [request.snapshot_id, request.as_of, pipeline_code_hash(pipeline), pipeline.model, promotion]
-    words += [policy.drift_effect_size, policy.sample_rows, request.threads, _own_code()]
+def _data_key(request: BacktestRequest, pipeline: Pipeline, known: History) -> str:
+    """What every result depends on beside its own question: data, code, model, and how models are compared.
+
+    Not `as_of`, nor a snapshot's id: either is another in a run an hour later, over the very same history.
+    """
+    words: list[object] = [known.fingerprint, pipeline_code_hash(pipeline), pipeline.model, pipeline.promotion]
+    words += [request.threads, _own_code()]
     return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """One thing to find out: train a model, look at a window, or compare two models. The code is that of the flows."""
 
 import time
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -136,7 +137,10 @@ def _look(work: Work, pipeline: Pipeline, history: History, store: Store) -> Evi
     assert work.window is not None
     assert work.since is not None
     assert work.model is not None
-    event_time, policy, metric = event_time_of(pipeline), pipeline.monitoring, pipeline.metric
+    assert work.drift_effect_size is not None
+    assert work.sample_rows is not None
+    event_time, metric = event_time_of(pipeline), pipeline.metric
+    policy = replace(pipeline.monitoring, drift_effect_size=work.drift_effect_size, sample_rows=work.sample_rows)
     answered = pl.col(event_time).is_between(*work.window, closed="left") & (pl.col(KNOWN_AT) <= work.at)
     rows = history.rows.filter(answered)
     own = rows.filter(pl.col(KNOWN_AT) >= work.since)

@@ -25,6 +25,12 @@ def retrain(pipeline: str, decision_id: str) -> str | State[str]:
     if decision is None:
         return Completed(message="already claimed", data="already claimed")
     time.sleep(WORK_SECONDS)
-    end = {"kind": "retrain", "verdict": "rejected", "run_id": str(flow_run.get_id() or ""), "reason": "a stand-in"}
+    end = {
+        "kind": "retrain",
+        "verdict": "rejected",
+        "version": 1,
+        "run_id": str(flow_run.get_id() or ""),
+        "reason": "a stand-in",
+    }
     record_decision(lake, decision.model_copy(update=end))
     return "rejected"

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from prefect.client.orchestration import get_client
 
 from flows.monitor import monitor
 from flows.reconcile import reconcile
 from flows.settings import Settings
-from perennial.lakehouse.decisions import Decision, claim_decision, read_decisions, record_decision
+from perennial.lakehouse.commit import append_once
+from perennial.lakehouse.decisions import SCHEMA, Decision, claim_decision, read_decisions, record_decision
 from perennial.lakehouse.lake import Lake
+from perennial.lakehouse.tables import ensure_table
 from tests.ray_jobs.drift.world import JULY, JUNE, MAY, answered_window, load_rides, register, write_pipeline
 
 EVENT = "perennial.performance.degraded"
@@ -80,6 +83,17 @@ def test_the_bell_rings_after_the_verdict_is_a_row_and_until_it_is_claimed(setti
     assert watch_may(settings) == "retrain"
     assert len(bells(row["decision_id"], at_least=2)) == 2
     assert verdicts(settings.lake).height == 1
+
+
+def test_a_story_that_cannot_be_drawn_fails_the_run_after_the_bell_has_rung(settings: Settings) -> None:
+    served_badly(settings)
+    damaged = {"decision_id": "damaged", "pipeline": "rides", "kind": "rollout"}  # the story cannot tell when it was
+    identifier = settings.lake.system("decisions")
+    ensure_table(settings.lake, identifier, SCHEMA)
+    append_once(settings.lake, identifier, pa.Table.from_pylist([damaged], SCHEMA), "damaged")
+    with pytest.raises(TypeError):
+        watch_may(settings)
+    assert len(bells(verdicts(settings.lake)["decision_id"][0], at_least=1)) == 1
 
 
 def test_a_window_as_promised_is_one_quiet_row_and_a_report(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The story in a real browser, at 200 inputs and 120 windows, and what it tells against the rows it is made from."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_a_version_that_was_rejected_never_reigned() -> None:
     told = story()
     assert [reign.version for reign in told.reigns] == [1, 2, 4, 5]
     assert [(e.version, e.verdict) for e in told.events if e.kind == "promotion"][1] == (3, "reject")
+
+
+def test_an_alarm_older_than_the_windows_that_are_shown_links_nothing_that_is_not_there() -> None:
+    told = story(windows=160, features=3)
+    assert min(e.at for e in told.events if e.kind == "monitor") < told.windows[0].row["window_start"]
+    shown = page(windows=160, features=3)
+    linked, there = set(re.findall(r'href="#([^"]+)"', shown)), re.findall(r'\bid="([^"]+)"', shown)
+    assert linked - set(there) == set()
+    assert len(there) == len(set(there))
 
 
 def test_text_from_data_is_never_markup() -> None:

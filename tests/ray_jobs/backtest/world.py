@@ -57,6 +57,7 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 WEEK, DAY = timedelta(days=7), timedelta(days=1)
 WEEKS, A_WEEK = 10, 300
 TURNS = 6
+MOMENTS = ("made_at", "answered_at")
 
 
 def write_offers(folder: Path) -> Path:
@@ -87,23 +88,29 @@ def offers(seed: int = 5) -> pl.DataFrame:
     )
 
 
-def fill(lake: Lake, pipelines: Path, rows: pl.DataFrame) -> int:
+def later(rows: pl.DataFrame) -> pl.DataFrame:
+    """As many offers once more, after the last decision about these."""
+    return rows.with_columns(pl.col("offer_id") + rows.height, *(pl.col(at) + WEEKS * WEEK + 2 * DAY for at in MOMENTS))
+
+
+def fill(lake: Lake, pipelines: Path, rows: pl.DataFrame, batch: str = "all") -> int:
     """The features and the log of outcomes, as ingest and build_features leave them; return the features' snapshot."""
     pipeline = load_pipeline("offers", pipelines)
     outcomes = rows.select("offer_id", "answered_at", "taken", _known_at="answered_at")
-    _remember(lake, pipeline, outcomes)
+    remember(lake, pipeline, "outcomes", outcomes, batch)
     features = rows.select(
         "offer_id", "made_at", "price", "colour", _known_at="made_at",
         taken=pl.col("taken").cast(pl.Float64), _label_known_at="answered_at",
     )  # fmt: skip
     identifier = lake.table("offers", "features")
     ensure_table(lake, identifier, features.to_arrow().schema)
-    return append_once(lake, identifier, features.to_arrow(), "all").snapshot_id
+    return append_once(lake, identifier, features.to_arrow(), batch).snapshot_id
 
 
-def _remember(lake: Lake, pipeline: Pipeline, outcomes: pl.DataFrame) -> None:
-    identifier, schema = raw_table(lake, "offers", "outcomes"), raw_schema(pipeline.source("outcomes"))
+def remember(lake: Lake, pipeline: Pipeline, source: str, rows: pl.DataFrame, batch: str) -> None:
+    """Rows of a source in `raw`, as ingest leaves them."""
+    identifier, schema = raw_table(lake, "offers", source), raw_schema(pipeline.source(source))
     ensure_table(lake, identifier, schema)
-    origin = {"_source": "outcomes", "_batch_id": "b", "_committed_at": datetime.now(UTC), "_contract_version": "1"}
-    full = [{**origin, "_position": f"b#{number}", **row} for number, row in enumerate(outcomes.to_dicts())]
-    append_once(lake, identifier, pa.Table.from_pylist(full, schema), "b")
+    origin = {"_source": source, "_batch_id": batch, "_committed_at": datetime.now(UTC), "_contract_version": "1"}
+    full = [{**origin, "_position": f"{batch}#{number}", **row} for number, row in enumerate(rows.to_dicts())]
+    append_once(lake, identifier, pa.Table.from_pylist(full, schema), batch)
