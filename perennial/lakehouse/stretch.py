@@ -14,6 +14,7 @@ from pyiceberg.expressions import (
     BooleanExpression,
     GreaterThan,
     GreaterThanOrEqual,
+    IsNull,
     LessThan,
     LessThanOrEqual,
     Or,
@@ -56,10 +57,13 @@ class Stretch:
         )
 
     def outside(self, column: str) -> BooleanExpression:
-        """Everything else."""
-        before = compares(LessThan, column, self.start) if self.start else None
-        after = compares(GreaterThanOrEqual, column, self.end) if self.end else None
-        return Or(before, after) if before and after else before or after or AlwaysTrue()
+        """Everything else, rows without the instant included."""
+        others: list[BooleanExpression] = [IsNull(column)]
+        if self.start:
+            others.append(compares(LessThan, column, self.start))
+        if self.end:
+            others.append(compares(GreaterThanOrEqual, column, self.end))
+        return reduce(Or, others)
 
 
 def all_of(tests: list[pl.Expr | None]) -> pl.Expr:

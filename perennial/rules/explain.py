@@ -131,14 +131,14 @@ def counted_versions(pipeline: Pipeline, feature: History, row: pl.DataFrame, lo
 
 def _joined_row(pipeline: Pipeline, join: Join, row: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
     """The row of a joined source that was newest at the moment; none where there is none, or it is too old."""
-    columns, prefix, time, tolerance = join_words(pipeline, join)
+    columns, prefix, time, tolerance, key = join_words(pipeline, join)
     source, entity = pipeline.source(join.source), flatten(pipeline.entity_source, row)
     flat = flatten(source, log)
-    usable, _ = usable_rows(flat.with_columns(known_at__=pl.col(MOMENT)), columns, prefix, time)
+    usable, _ = usable_rows(flat.with_columns(known_at__=pl.col(MOMENT)), columns, prefix, time, key)
     usable = usable.rename({f"{prefix}_known_at__": MOMENT})
     moment = row[MOMENT][0]
     same = [pl.col(ours) == pl.lit(entity[ours][0], entity.schema[ours]) for ours in columns]
-    last = usable.filter(pl.col("_usable_at") <= moment, *same).tail(1)
+    last = usable.filter(pl.col("_usable_at") <= moment, *same).tail(1).drop_nulls("_happened")
     if tolerance is not None:
         last = last.filter(moment - pl.col("_happened") <= tolerance)
     return last.drop("_usable_at")

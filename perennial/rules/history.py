@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from perennial.rules.aggregates import SUMMED, Counted, aggregate, result_type
 from perennial.rules.exact import Floats, Ints
 from perennial.rules.intervals import Intervals
-from perennial.rules.joins import MOMENT
+from perennial.rules.joins import FOREVER, MOMENT
 from perennial.rules.keyed import group_order
 from perennial.rules.pairs import Pairs
-from perennial.rules.versions import FOREVER, Found, Past
+from perennial.rules.versions import Found, Past
 from perennial.spec.history import History, Window
 
 MOST_PAIRS = 2  # times as many as versions, up to which pairs cost less than intervals do

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from perennial.rules.exact import Floats, Ints
 from perennial.rules.flatten import flatten
-from perennial.rules.joins import MOMENT
+from perennial.rules.joins import FOREVER, MOMENT, corrected_at
 from perennial.rules.keyed import group_order
 from perennial.spec.history import Calendar, History, Window
 from perennial.spec.sources import Source
 
-FOREVER = np.iinfo(np.int64).max // 4  # microseconds: far enough from the end of int64 to be added to
 _STEPS = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo", "quarter": "1q", "year": "1y"}
 LARGEST = 2.0**79  # of a value that is summed; its square is still summed exactly
 
@@ -163,27 +162,16 @@ def counting_versions(log: pl.DataFrame, source: Source) -> pl.DataFrame:
     Args:
         log: every version of every row of the source, with `_known_at`, in the order they became known.
 
-    Versions known at the same instant are one piece of knowledge: the last of them counts.
+    Versions known at the same instant are one piece of knowledge: the last of them counts. One without event time counts
+    nowhere, and ends what it corrects.
     """
-    ordered = flatten(source, log).drop_nulls([MOMENT, str(source.event_time)]).sort(MOMENT, maintain_order=True)
+    ordered = flatten(source, log).drop_nulls(MOMENT).sort(MOMENT, maintain_order=True)
     timed = ordered.with_columns(
         _happened=pl.col(str(source.event_time)).dt.epoch("us"),
         _from=pl.max_horizontal(MOMENT, str(source.event_time)).dt.epoch("us"),
-        _until=_corrected_at(ordered, source),
+        _until=corrected_at(ordered, source.correction_key),
     )
-    return timed.filter(pl.col("_from") < pl.col("_until"))
-
-
-def _corrected_at(ordered: pl.DataFrame, source: Source) -> pl.Series:
-    """When the next version of each row became known; most rows have one version only, and are not looked at twice."""
-    never = pl.Series("_until", [FOREVER], pl.Int64).new_from_index(0, len(ordered))
-    if source.same_key == "violation":
-        return never
-    again = ordered.select(source.key).hash_rows().is_duplicated()
-    if not again.any():
-        return never
-    next_known = pl.col(MOMENT).dt.epoch("us").shift(-1).over(list(source.key)).fill_null(FOREVER)
-    return never.scatter(again.arg_true(), ordered.filter(again).select(next_known).to_series())
+    return timed.filter(pl.col("_happened").is_not_null() & (pl.col("_from") < pl.col("_until")))
 
 
 def leaves(happened: Ints, window: Window) -> Ints:

@@ -206,3 +206,12 @@ def test_groups_are_ordered_as_a_stable_sort_by_group_and_instant_orders_them(pa
     for some in (pairs, sorted(pairs, key=lambda pair: pair[1])):
         group, instants = np.array(some, np.int64).reshape(-1, 2).T
         assert group_order(group, instants).tolist() == np.lexsort((instants, group)).tolist()
+
+
+def test_a_correction_without_event_time_takes_the_row_away_from_when_it_was_known() -> None:
+    sale = {"sale": 1, "shop": "north", "cents": 5.0, "colour": "red"}
+    told = [{**sale, "sold_at": START, "_known_at": START}, {**sale, "sold_at": None, "_known_at": START + 2 * HOUR}]
+    past = Versions(pl.DataFrame(told, {**contract_columns(SALES), "_known_at": INSTANT}), SALES)
+    rows, _ = frames([(9, "north", START + HOUR), (9, "north", START + 2 * HOUR)], [])
+    counted = add_history(rows, past, [History("count", "sales", "count", by="shop")])
+    assert counted["count"].to_list() == [1, 0]
