@@ -15,7 +15,7 @@ from pyiceberg.types import TimestamptzType
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.staging import stage_files
-from perennial.lakehouse.stretch import Stretch, bounds, reach_back, read_around, read_stretch, read_versions
+from perennial.lakehouse.stretch import Stretch, both, bounds, reach_back, read_around, read_stretch, read_versions
 from perennial.lakehouse.tables import load_at, write_files
 from perennial.rules.features import compute_features, label_value, label_weights
 from perennial.rules.joins import MOMENT
@@ -146,7 +146,9 @@ def times_of(table: Table, file: DataFile, column: str) -> tuple[int, int]:
     return int(from_bytes(TimestamptzType(), lower)), int(from_bytes(TimestamptzType(), upper))
 
 
-def keys_in_table(table: Table, pipeline: Pipeline, keys: pl.DataFrame) -> pl.DataFrame:
-    """Those of the keys that the features table has."""
-    scan = table.scan(row_filter=bounds(keys), selected_fields=tuple(pipeline.entity_source.key))
+def keys_in_table(table: Table, pipeline: Pipeline, keys: pl.DataFrame, stretch: Stretch) -> pl.DataFrame:
+    """Those of the keys that the features table has in a stretch."""
+    entity = pipeline.entity_source
+    row_filter = both(bounds(keys), stretch.filter(str(entity.event_time)))
+    scan = table.scan(row_filter=row_filter, selected_fields=tuple(entity.key))
     return keys.join(pl.DataFrame(pl.from_arrow(scan.to_arrow())), on=keys.columns, how="semi")

@@ -36,7 +36,7 @@ from ray_jobs.features.blocks import (
     write_block,
 )
 from ray_jobs.features.coverage import Covered
-from ray_jobs.features.rebuild import BUILD_CPUS, Part
+from ray_jobs.features.rebuild import BUILD_CPUS, Part, inside
 
 EVERYTHING = Stretch()
 MOST_TOUCHED_SHARE = 0.3  # of the rows that stand, from which building all anew costs less
@@ -86,7 +86,7 @@ def refresh_stretch(
         return Part()
     instants = pa.timestamp("us", "UTC")
     asked = pa.Table.from_pylist(work, pa.schema([("path", pa.string()), ("start", instants), ("end", instants)]))
-    builder = RefreshBlock(inputs, pipeline.name, pipelines, key, ray.put(news))
+    builder = RefreshBlock(inputs, pipeline.name, pipelines, key, stretch, ray.put(news))
     if len(asked) == 1:  # a block of memory, and less CPU than it takes to start a worker: it is built right here
         done = [row for part in builder(asked) for row in part.to_pylist()]
     else:
@@ -94,7 +94,7 @@ def refresh_stretch(
         done = blocks.map_batches(builder, batch_format="pyarrow", batch_size=None, num_cpus=BUILD_CPUS).take_all()
     replaced = {d["path"] for d in done if d["path"]}
     return Part(
-        old=[file for file in touched if file.file_path in replaced],
+        taken=[(file, stretch) for file in touched if file.file_path in replaced],
         manifests=[d["manifest"] for d in done if d["manifest"]],
         rows=sum(d["rows"] for d in done),
         labelled_rows=sum(d["labelled"] for d in done),
@@ -132,10 +132,19 @@ def read_all_news(inputs: Inputs, pipeline: Pipeline, before: Covered) -> News:
 
 
 class RefreshBlock:
-    """Brings a file of the features up to date, or builds the new rows of a part of event time."""
+    """Brings what a file of the features holds of a stretch up to date, or builds the new rows of a part of it."""
 
-    def __init__(self, inputs: Inputs, pipeline: str, pipelines: Path, key: str, news: "ray.ObjectRef[News]") -> None:
-        self.inputs, self.pipeline, self.pipelines, self.key, self.news = inputs, pipeline, pipelines, key, news
+    def __init__(
+        self,
+        inputs: Inputs,
+        pipeline: str,
+        pipelines: Path,
+        key: str,
+        stretch: Stretch,
+        news: "ray.ObjectRef[News]",
+    ) -> None:
+        self.inputs, self.pipeline, self.pipelines = inputs, pipeline, pipelines
+        self.key, self.stretch, self.news = key, stretch, news
 
     def __call__(self, blocks: pa.Table) -> Iterator[pa.Table]:
         pipeline = load_pipeline(self.pipeline, self.pipelines)
@@ -150,28 +159,29 @@ class RefreshBlock:
 
     def _file(self, pipeline: Pipeline, table: Table, news: News, path: str) -> pa.Table:
         key, label = list(pipeline.entity_source.key), pipeline.label.name
-        old = read_files(table, {path})
+        old = read_files(table, {path}).filter(inside(self.stretch, str(pipeline.entity_source.event_time)))
         touched = self._touched(pipeline, news, old)
         relabelled = old.select(key).join(news.labels, on=key, how="semi").join(touched, on=key, how="anti")
         if touched.is_empty() and relabelled.is_empty():
             return _done()
-        rebuilt = self._rebuild(pipeline, touched)
+        rebuilt = self._rebuild(pipeline, touched, self.stretch)  # a row that moved out of it is built where it now is
         labelled = with_labels(self.inputs, pipeline, old.join(relabelled, on=key, how="semi", maintain_order="left"))
         again = pl.concat([frame.select(old.columns).cast(old.schema) for frame in (rebuilt, labelled)])
-        rest = old.join(again, on=key, how="anti", maintain_order="left")
-        was = old.join(again, on=key, how="semi", maintain_order="left")
-        changed = int((again.sort(key).hash_rows() != was.sort(key).hash_rows()).sum())
+        asked = pl.concat([touched, relabelled])
+        rest = old.join(asked, on=key, how="anti", maintain_order="left")
+        was = old.join(asked, on=key, how="semi", maintain_order="left")
+        changed = int((~was.hash_rows().is_in(again.hash_rows().implode())).sum())
         if not changed:
             return _done()
         rows = pl.concat([rest, again]).sort(str(pipeline.entity_source.event_time), maintain_order=True)
-        manifest = write_block(self.inputs, table, rows, self.key)
+        manifest = write_block(self.inputs, table, rows, self.key) if len(rows) else ""
         more = int(again[label].count()) - int(was[label].count())
-        return _done(path, manifest, labelled=more, changed=changed)
+        return _done(path, manifest, len(again) - len(was), more, changed)
 
     def _new(self, pipeline: Pipeline, table: Table, news: News, stretch: Stretch) -> pa.Table:
         entity = pipeline.entity_source
         keys = news.entity.filter(stretch.holds(str(entity.event_time))).select(entity.key).unique()
-        keys = keys.join(keys_in_table(table, pipeline, keys), on=keys.columns, how="anti")
+        keys = keys.join(keys_in_table(table, pipeline, keys, self.stretch), on=keys.columns, how="anti")
         rows = self._rebuild(pipeline, keys, stretch)
         if rows.is_empty():
             return _done()

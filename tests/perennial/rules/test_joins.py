@@ -126,7 +126,7 @@ def test_what_was_corrected_is_found_no_longer_under_what_it_said_before(
     rows: list[Any], log: list[Any], events: bool, tolerance: timedelta | None
 ) -> None:
     left, _ = frames(rows, [])
-    schema = {"reading": pl.Int64, **{name: LOG[name] for name in LOG if name != "_position"}}
+    schema: dict[str, Any] = {"reading": pl.Int64, **{name: LOG[name] for name in LOG if name != "_position"}}
     right = pl.DataFrame(log, schema, orient="row")
     words = ({"item": "product"}, "price", "valid_from" if events else None, tolerance, ["reading"])
     joined = join_known(left, right, *words)
@@ -138,7 +138,13 @@ def test_what_was_corrected_is_found_no_longer_under_what_it_said_before(
 
 
 def test_a_reading_that_was_moved_to_another_airport_is_found_there_alone() -> None:
-    schema = {"reading": pl.Int64, "product": pl.String, "valid_from": INSTANT, "cents": pl.Int64, "_known_at": INSTANT}
+    schema: dict[str, Any] = {
+        "reading": pl.Int64,
+        "product": pl.String,
+        "valid_from": INSTANT,
+        "cents": pl.Int64,
+        "_known_at": INSTANT,
+    }
     log = pl.DataFrame([(1, "JFK", at(1), 7, at(1)), (1, "LGA", at(1), 7, at(5))], schema, orient="row")
     rows, _ = frames([("JFK", at(4)), ("JFK", at(5)), ("LGA", at(4)), ("LGA", at(5))], [])
     for time in ("valid_from", None):
