@@ -207,7 +207,7 @@ def _scan(
     parts = [empty]
     for task in tasks:
         part = pl.DataFrame(pl.from_arrow(_read(table, schema, scan.row_filter, [task])))
-        parts.append(part.join(keys, on=keys.columns, how="semi", maintain_order="left"))
+        parts.append(part.join(keys, on=keys.columns, how="semi", nulls_equal=True, maintain_order="left"))
     return pl.concat(parts)
 
 

@@ -118,7 +118,8 @@ def counted_versions(pipeline: Pipeline, feature: History, row: pl.DataFrame, lo
         *(pl.col(theirs) == pl.lit(entity[ours][0], entity.schema[ours]) for ours, theirs in feature.columns.items()),
     ]
     if source is pipeline.entity_source:
-        counts.append(~pl.all_horizontal(pl.col(name) == row[name][0] for name in source.key))
+        own = (pl.col(name).eq_missing(pl.lit(row[name][0], row.schema[name])) for name in source.key)
+        counts.append(~pl.all_horizontal(own))
     kept = versions.filter(*counts).with_columns(_value=feature.expression)
     if feature.value is not None or feature.where is not None:
         kept = kept.filter(pl.col("_value").is_not_null())

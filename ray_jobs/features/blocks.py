@@ -73,7 +73,7 @@ def with_labels(
         *(weight.cast(pl.Float64).alias(name) for name, weight in weights.items()),
     )
     known = rows.drop(label.name, LABEL_KNOWN_AT, *weights, strict=False)
-    return known.join(labels, on=key, how="left", maintain_order="left")
+    return known.join(labels, on=key, how="left", nulls_equal=True, maintain_order="left")
 
 
 def read_entity(inputs: Inputs, pipeline: Pipeline, stretch: Stretch) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -151,4 +151,4 @@ def keys_in_table(table: Table, pipeline: Pipeline, keys: pl.DataFrame, stretch:
     entity = pipeline.entity_source
     row_filter = both(bounds(keys), stretch.filter(str(entity.event_time)))
     scan = table.scan(row_filter=row_filter, selected_fields=tuple(entity.key))
-    return keys.join(pl.DataFrame(pl.from_arrow(scan.to_arrow())), on=keys.columns, how="semi")
+    return keys.join(pl.DataFrame(pl.from_arrow(scan.to_arrow())), on=keys.columns, how="semi", nulls_equal=True)

@@ -20,6 +20,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import PrimitiveType
 
 from perennial.lakehouse.stretch import Stretch, read_files, read_news, read_versions
+from perennial.rules.flatten import flatten
 from perennial.rules.joins import MOMENT
 from perennial.rules.reach import Reach, reached_moments, touched_rows
 from perennial.spec.load import load_pipeline
@@ -161,15 +162,17 @@ class RefreshBlock:
         key, label = list(pipeline.entity_source.key), pipeline.label.name
         old = read_files(table, {path}).filter(inside(self.stretch, str(pipeline.entity_source.event_time)))
         touched = self._touched(pipeline, news, old)
-        relabelled = old.select(key).join(news.labels, on=key, how="semi").join(touched, on=key, how="anti")
+        relabelled = old.select(key).join(news.labels, on=key, how="semi", nulls_equal=True)
+        relabelled = relabelled.join(touched, on=key, how="anti", nulls_equal=True)
         if touched.is_empty() and relabelled.is_empty():
             return _done()
         rebuilt = self._rebuild(pipeline, touched, self.stretch)  # a row that moved out of it is built where it now is
-        labelled = with_labels(self.inputs, pipeline, old.join(relabelled, on=key, how="semi", maintain_order="left"))
+        same = old.join(relabelled, on=key, how="semi", nulls_equal=True, maintain_order="left")
+        labelled = with_labels(self.inputs, pipeline, same)
         again = pl.concat([frame.select(old.columns).cast(old.schema) for frame in (rebuilt, labelled)])
         asked = pl.concat([touched, relabelled])
-        rest = old.join(asked, on=key, how="anti", maintain_order="left")
-        was = old.join(asked, on=key, how="semi", maintain_order="left")
+        rest = old.join(asked, on=key, how="anti", nulls_equal=True, maintain_order="left")
+        was = old.join(asked, on=key, how="semi", nulls_equal=True, maintain_order="left")
         changed = int((~was.hash_rows().is_in(again.hash_rows().implode())).sum())
         if not changed:
             return _done()
@@ -181,7 +184,9 @@ class RefreshBlock:
     def _new(self, pipeline: Pipeline, table: Table, news: News, stretch: Stretch) -> pa.Table:
         entity = pipeline.entity_source
         keys = news.entity.filter(stretch.holds(str(entity.event_time))).select(entity.key).unique()
-        keys = keys.join(keys_in_table(table, pipeline, keys, self.stretch), on=keys.columns, how="anti")
+        keys = keys.join(
+            keys_in_table(table, pipeline, keys, self.stretch), on=keys.columns, how="anti", nulls_equal=True
+        )
         rows = self._rebuild(pipeline, keys, stretch)
         if rows.is_empty():
             return _done()
@@ -192,7 +197,7 @@ class RefreshBlock:
     def _touched(self, pipeline: Pipeline, news: News, old: pl.DataFrame) -> pl.DataFrame:
         """Keys of the old rows that late versions reach: their own, or of a source that they look up."""
         key = list(pipeline.entity_source.key)
-        found = [old.select(key).join(news.late.select(key), on=key, how="semi")]
+        found = [old.select(key).join(news.late.select(key), on=key, how="semi", nulls_equal=True)]
         near = (
             old.filter(pl.any_horizontal(reach.may_hold(pl.col(MOMENT)) for reach in news.reaches))
             if news.reaches
@@ -200,7 +205,8 @@ class RefreshBlock:
         )
         if len(near):
             log = self._versions(pipeline, near.select(key))
-            found.append(touched_rows(first_versions(log, pipeline), news.reaches).select(key))
+            rows = flatten(pipeline.entity_source, first_versions(log, pipeline))
+            found.append(touched_rows(rows, news.reaches).select(key))
         return pl.concat(found).unique()
 
     def _rebuild(self, pipeline: Pipeline, keys: pl.DataFrame, stretch: Stretch = EVERYTHING) -> pl.DataFrame:
@@ -232,11 +238,11 @@ def _may_have(table: Table, file: DataFile, keys: pl.DataFrame) -> bool:
     for column in keys.iter_columns():
         if column.dtype == pl.Datetime("us", "UTC"):
             least, most = times_of(table, file, column.name)
-            if column.dt.epoch("us").is_between(least, most).sum() == 0:
+            if not column.dt.epoch("us").is_between(least, most).fill_null(value=True).any():  # bounds tell no nulls
                 return False
         elif column.dtype.is_integer():
             least, most = _whole(table, file, column.name)
-            if column.is_between(least, most).sum() == 0:
+            if not column.is_between(least, most).fill_null(value=True).any():
                 return False
     return True
 

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
@@ -215,3 +216,12 @@ def test_a_correction_without_event_time_takes_the_row_away_from_when_it_was_kno
     rows, _ = frames([(9, "north", START + HOUR), (9, "north", START + 2 * HOUR)], [])
     counted = add_history(rows, past, [History("count", "sales", "count", by="shop")])
     assert counted["count"].to_list() == [1, 0]
+
+
+def test_a_row_of_which_a_part_of_the_key_is_empty_does_not_count_for_itself() -> None:
+    sold = [(1, shop, START, 5.0, "red", START) for shop in ("north", None)]
+    rows, _ = frames([(1, shop, START) for shop in ("north", None)], [])
+    log = pl.DataFrame(sold, {**contract_columns(SALES), "_known_at": INSTANT}, orient="row")
+    both, features = Versions(log, replace(SALES, key=["sale", "shop"])), [History("count", "sales", "count")]
+    for some in (rows, rows[0], rows[1]):
+        assert set(add_history(some, both, features, ["sale", "shop"])["count"]) == {1}
