@@ -99,9 +99,12 @@ def _evidence(
 def _shown(pipeline: Pipeline, column: SourceColumn, rows: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the values that no page shows."""
     source, prefix = pipeline.source(column.source), f"{column.source}_"
-    hidden = {*source.sensitive, *source.personal} | {
-        f"{prefix}{name}" for name in (*source.sensitive, *source.personal)
-    }
+    private = {*source.sensitive, *source.personal}
+    private |= {name for name, nested in source.flatten.items() if nested.column in private}
+    hidden = private | {f"{prefix}{name}" for name in private}
+    for join in pipeline.joins:
+        if join.source == source.name:  # a joined row stands under the entity's names of what it was found by
+            hidden |= {ours for ours, theirs in join.columns.items() if theirs in private}
     return rows.drop(*hidden, *(["_value"] if column.private else []), strict=False).to_dicts()
 
 
