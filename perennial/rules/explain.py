@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
+from perennial.rules.aggregates import forgotten
 from perennial.rules.features import compute_features, given_columns
 from perennial.rules.flatten import flatten
 from perennial.rules.held import join_words
@@ -113,6 +114,8 @@ def counted_versions(pipeline: Pipeline, feature: History, row: pl.DataFrame, lo
     source, moment = pipeline.source(feature.source), int(row[MOMENT].cast(pl.Int64)[0])
     versions = counting_versions(log, source)
     window = feature.reach_back if feature.window is None else feature.window
+    if feature.half_life is not None:
+        versions = versions.filter(pl.Series(forgotten(versions["_happened"].to_numpy(), feature.half_life)) > moment)
     entity = flatten(pipeline.entity_source, row)
     counts: list[pl.Expr | pl.Series] = [
         pl.col("_from") <= moment,

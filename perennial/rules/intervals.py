@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from perennial.rules.aggregates import EWM_SPAN, weights
+from perennial.rules.aggregates import EWM_SPAN, forgotten, weights
 from perennial.rules.exact import Floats, Ints, interval_counts, interval_maximum, interval_sums
 from perennial.rules.versions import Terms
 from perennial.spec.history import HALF_LIVES
@@ -80,11 +80,12 @@ class Intervals:
         """See `Counted`. An event is up to three terms, one for each span of instants that its interval reaches."""
         span, number, weight = weights(self.happened[self.which], half_life)
         group = self.group[self.which]
+        last = np.minimum(self.end, self.at(group, forgotten(self.happened[self.which], half_life)))
         firsts, ends, all_weights = [], [], []
         for later in range(HALF_LIVES // EWM_SPAN + 1):
             begins, stops = (self.at(group, (number + later + extra) * span) for extra in (0, 1))
             firsts.append(np.maximum(self.first, begins))
-            ends.append(np.maximum(np.minimum(self.end, stops), firsts[-1]))
+            ends.append(np.maximum(np.minimum(last, stops), firsts[-1]))
             all_weights.append(weight * 2.0 ** (-EWM_SPAN * later))
         first, end, weight = np.concatenate(firsts), np.concatenate(ends), np.concatenate(all_weights)
         values = np.tile(self.numbers, len(firsts))

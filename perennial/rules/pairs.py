@@ -6,10 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from perennial.rules.aggregates import EWM_SPAN, weights
+from perennial.rules.aggregates import EWM_SPAN, forgotten, weights
 from perennial.rules.exact import Floats, Ints, exact_sums
 from perennial.rules.versions import Terms
-from perennial.spec.history import HALF_LIVES
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,10 @@ class Pairs:
     def weighted_sums(self, half_life: timedelta) -> tuple[Floats, Floats]:
         """See `Counted`."""
         span, number, weight = weights(self.happened[self.which], half_life)
-        later = self.moments[self.position] // span - number
-        weight = np.where(later <= HALF_LIVES // EWM_SPAN, weight * np.exp2(-float(EWM_SPAN) * later), 0.0)
+        at = self.moments[self.position]
+        counts = at < forgotten(self.happened[self.which], half_life)
+        later = np.where(counts, at // span - number, 0)
+        weight = np.where(counts, weight * np.exp2(-float(EWM_SPAN) * later), 0.0)
         return self.sum_of(weight * self.numbers)[0], self.sum_of(weight)[0]
 
     def _sum_whole(self, whole: Ints) -> Ints:

@@ -225,3 +225,17 @@ def test_a_row_of_which_a_part_of_the_key_is_empty_does_not_count_for_itself() -
     both, features = Versions(log, replace(SALES, key=["sale", "shop"])), [History("count", "sales", "count")]
     for some in (rows, rows[0], rows[1]):
         assert set(add_history(some, both, features, ["sale", "shop"])["count"]) == {1}
+
+
+def test_a_weighted_mean_forgets_after_64_half_lives_whatever_its_window_and_when_it_happened() -> None:
+    log = [(1, "north", START, 5.0, "red", START), (2, "south", START + 21 * HOUR, 7.0, "red", START + 21 * HOUR)]
+    after = [0 * HOUR, 63 * HOUR, 64 * HOUR - timedelta(microseconds=1), 64 * HOUR, 90 * HOUR]
+    asked = [(9, shop, happened + age) for _, shop, happened, *_ in log for age in after]
+    rows, past = frames(asked, log)
+    for window in (timedelta(days=30), None, Calendar("year", "Europe/Berlin")):
+        features = [History("ewm", "sales", "ewm", "cents", by="shop", window=window, half_life=HOUR)]
+        together = add_history(rows, past, features)["ewm"].to_list()
+        assert together == [5.0, 5.0, 5.0, None, None, 7.0, 7.0, 7.0, None, None]
+        many = add_history(pl.concat([rows] * 4), past, features)["ewm"].to_list()
+        assert many == together * 4
+        assert [add_history(rows[n], past, features)["ewm"][0] for n in range(len(rows))] == together
