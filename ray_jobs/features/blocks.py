@@ -37,6 +37,10 @@ class Inputs(BaseModel, frozen=True):
     snapshots: dict[str, int]
 
 
+class LabelsAmbiguous(ValueError):
+    """Rows have more than one label, and nothing says which of them is meant."""
+
+
 def first_versions(log: pl.DataFrame, pipeline: Pipeline) -> pl.DataFrame:
     """The entity's rows as they were when each was predicted for: see `perennial.lakehouse.raw.read_moments`."""
     key = list(pipeline.entity_source.key)
@@ -72,8 +76,22 @@ def with_labels(
         pl.col(MOMENT).alias(LABEL_KNOWN_AT),
         *(weight.cast(pl.Float64).alias(name) for name, weight in weights.items()),
     )
+    if not set(source.key) <= set(key):
+        _refuse_several(labels, pipeline)
     known = rows.drop(label.name, LABEL_KNOWN_AT, *weights, strict=False)
     return known.join(labels, on=key, how="left", nulls_equal=True, maintain_order="left")
+
+
+def _refuse_several(labels: pl.DataFrame, pipeline: Pipeline) -> None:
+    key, source = list(pipeline.entity_source.key), pipeline.label_source
+    several = labels.filter(labels.select(key).is_duplicated())
+    if len(several):
+        raise LabelsAmbiguous(
+            f"pipeline {pipeline.name}: source {source.name!r} has {len(several.unique(key))} rows of "
+            f"{pipeline.entity_source.name!r} with several labels, such as {several.select(key).row(0, named=True)}: its key "
+            f"{list(source.key)} says more than {key}, by which labels are joined. Nothing was published. Give the label a "
+            "source with one row for each of these, or make what else its key says a part of the entity's key."
+        )
 
 
 def read_entity(inputs: Inputs, pipeline: Pipeline, stretch: Stretch) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import read_log, read_moments
 from perennial.rules.features import compute_features
 from perennial.spec import load_pipeline
+from ray_jobs.features.blocks import LabelsAmbiguous
 from tests.ray_jobs.features.parcels import FILE, hours, remember, write_parcels
 from tests.ray_jobs.features.test_refresh import built
 
@@ -56,3 +59,18 @@ def test_late_rows_reach_rows_by_what_is_inside_json_and_rows_of_half_a_key(
     assert rows["sent_today"].to_list() == [0, 2, 3, 1, None]
     assert rows["late"].to_list() == [0.0, None, 1.0, None, None]
     assert (done.rows, done.labelled_rows) == (5, 2)
+
+
+def test_two_labels_of_one_row_are_refused_by_name(lake: Lake, tmp_path: Path, ray_head: str) -> None:
+    text = FILE.replace('contract=Delivery, key=["parcel"]', 'contract=Delivery, key=["parcel", "depot"]')
+    folder = write_parcels(tmp_path / "pipelines", text)
+    sent = [{"parcel": n, "depot": "north", "sent_at": hours(1), "grams": 1.0, "_known_at": hours(1)} for n in (1, 2)]
+    told = [delivery(1, "north", 3), delivery(2, "north", 4)]
+    remember(lake, folder, {"parcels": sent, "deliveries": told}, "batch-0")
+    done, _ = built(lake, folder, hours(5))
+    assert (done.rows, done.labelled_rows) == (2, 2), "a wider key is no harm where each row has one label"
+    remember(lake, folder, {"deliveries": [delivery(2, "south", 6)]}, "batch-1")
+    with pytest.raises(
+        LabelsAmbiguous, match=r"'deliveries' has 1 rows .* such as \{'parcel': 2\}.*Nothing was published"
+    ):
+        built(lake, folder, hours(7))
