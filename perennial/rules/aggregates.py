@@ -38,6 +38,11 @@ class Counted(Protocol):
         ...
 
     @property
+    def addends(self) -> Floats:
+        """(entries,) the value of each as it is summed: NaN where it cannot be summed exactly."""
+        ...
+
+    @property
     def count(self) -> Ints:
         """(moments,) how many values count."""
         ...
@@ -128,7 +133,7 @@ def _divide(total: Floats, count: Ints | Floats) -> Floats:
 
 def _deviation(counted: Counted, total: Floats, rest: Floats) -> Floats:
     """Sample standard deviation from exact sums: (n * sum of squares - square of the sum) / n / (n - 1), in two doubles."""
-    values = counted.numbers
+    values = counted.addends
     square, lost = multiply_exactly(values, values)
     squares, squares_rest = counted.sum_of(square)
     if lost.any():

@@ -40,6 +40,11 @@ class Intervals:
         return self.terms.numbers[self.which]
 
     @cached_property
+    def addends(self) -> Floats:
+        """(n,) the value of each interval as it is summed."""
+        return self.terms.addends[self.which]
+
+    @cached_property
     def count(self) -> Ints:
         """(positions,) how many intervals hold each."""
         return interval_counts(self.first, self.end, self.positions)
@@ -47,7 +52,7 @@ class Intervals:
     @cached_property
     def sums(self) -> tuple[Floats, Floats]:
         """(positions,) the sum of their values, as a double and its remainder."""
-        return self.sum_of(self.numbers)
+        return self.sum_of(self.addends)
 
     def sum_of(self, values: Floats) -> tuple[Floats, Floats]:
         """(positions,) the sum of a value of each interval, as a double and its remainder."""
@@ -63,7 +68,7 @@ class Intervals:
 
     def distinct(self) -> Ints:
         """(positions,) values with at least one interval: intervals of one value are united first."""
-        code = self.numbers
+        code = self.terms.told_apart[self.which]
         order = np.lexsort((self.first, code, self.group[self.which]))
         group, code = self.group[self.which][order], code[order]
         first, end = self.first[order], self.end[order]
@@ -88,6 +93,6 @@ class Intervals:
             ends.append(np.maximum(np.minimum(last, stops), firsts[-1]))
             all_weights.append(weight * 2.0 ** (-EWM_SPAN * later))
         first, end, weight = np.concatenate(firsts), np.concatenate(ends), np.concatenate(all_weights)
-        values = np.tile(self.numbers, len(firsts))
+        values = np.tile(self.addends, len(firsts))
         total, _ = interval_sums(weight * values, first, end, self.positions)
         return total, interval_sums(weight, first, end, self.positions)[0]

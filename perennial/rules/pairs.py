@@ -34,6 +34,11 @@ class Pairs:
         return self.terms.numbers[self.which]
 
     @cached_property
+    def addends(self) -> Floats:
+        """(n,) the value of each pair as it is summed."""
+        return self.terms.addends[self.which]
+
+    @cached_property
     def count(self) -> Ints:
         """(positions,) how many events count at each."""
         return np.bincount(self.position, minlength=len(self.moments))
@@ -49,7 +54,7 @@ class Pairs:
     @cached_property
     def sums(self) -> tuple[Floats, Floats]:
         """(positions,) the sum of their values, as a double and its remainder."""
-        return self.sum_of(self.numbers)
+        return self.sum_of(self.addends)
 
     def sum_of(self, values: Floats) -> tuple[Floats, Floats]:
         """(positions,) the sum of a value of each pair, as a double and its remainder."""
@@ -70,8 +75,9 @@ class Pairs:
 
     def distinct(self) -> Ints:
         """(positions,) how many different values."""
-        order = np.lexsort((self.numbers, self.position))
-        position, value = self.position[order], self.numbers[order]
+        values = self.terms.told_apart[self.which]
+        order = np.lexsort((values, self.position))
+        position, value = self.position[order], values[order]
         new = np.ones(len(order), np.bool_)
         new[1:] = (position[1:] != position[:-1]) | (value[1:] != value[:-1])
         return np.bincount(position[new], minlength=len(self.moments))
@@ -83,7 +89,7 @@ class Pairs:
         counts = at < forgotten(self.happened[self.which], half_life)
         later = np.where(counts, at // span - number, 0)
         weight = np.where(counts, weight * np.exp2(-float(EWM_SPAN) * later), 0.0)
-        return self.sum_of(weight * self.numbers)[0], self.sum_of(weight)[0]
+        return self.sum_of(np.where(counts, weight * self.addends, 0.0))[0], self.sum_of(weight)[0]
 
     def _sum_whole(self, whole: Ints) -> Ints:
         found, (some, first) = np.zeros(len(self.moments), np.int64), self._some

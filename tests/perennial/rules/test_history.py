@@ -239,3 +239,44 @@ def test_a_weighted_mean_forgets_after_64_half_lives_whatever_its_window_and_whe
         many = add_history(pl.concat([rows] * 4), past, features)["ewm"].to_list()
         assert many == together * 4
         assert [add_history(rows[n], past, features)["ewm"][0] for n in range(len(rows))] == together
+
+
+def summed(values: list[float], beside: list[float]) -> list[dict[str, Any]]:
+    """What is summed of the sales of a shop beside those of another: as intervals of many moments, and as pairs of one."""
+    sold = [(n, "north", START, v, "red", START) for n, v in enumerate(values)]
+    other = [(100 + n, "south", START, v, "red", START) for n, v in enumerate(beside)]
+    rows, past = frames([(99, "north", START), *[(99, "south", START)] * 9], sold + other)
+    features = [
+        History(a, "sales", a, "cents", by="shop", half_life=HOUR) for a in ("sum", "mean", "std", "ewm", "max")
+    ]
+    answers = [add_history(some, past, features).row(0, named=True) for some in (rows, rows[0])]
+    return [{name: answer[name] for name in ("sum", "mean", "std", "ewm", "max")} for answer in answers]
+
+
+def test_tiny_and_huge_values_are_summed_and_what_cannot_be_is_null() -> None:
+    assert [one["std"] for one in summed([1e-25, 3e-25], [])] == [statistics.stdev([1e-25, 3e-25])] * 2
+    for one in summed([1e30, 3e30, 5e30], []):
+        assert (one["sum"], one["mean"], one["std"]) == (9e30, 3e30, 2e30)
+    for wild in (1e200, -1e200, 1e-200):
+        for one in summed([2.0, wild], [3.0]):
+            assert one == {"sum": None, "mean": None, "std": None, "ewm": None, "max": max(2.0, wild)}
+        assert all(one["sum"] == 3.0 for one in summed([3.0], [2.0, wild])), "and the others are as they were"
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.floats(-1e40, 1e40).filter(lambda v: v == 0 or abs(v) > 1e-40), min_size=1, max_size=6),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+)
+def test_a_sum_has_the_same_bits_whatever_other_keys_have(values: list[float], beside: list[float]) -> None:
+    alone = summed(values, [])
+    assert summed(values, beside) == alone
+    assert math.isclose(alone[0]["sum"], math.fsum(values), rel_tol=1e-15)
+
+
+def test_whole_numbers_that_doubles_cannot_tell_apart_are_distinct() -> None:
+    sold = [(2**60 + n, "north", START, 1.0, "red", START) for n in range(6)]
+    rows, past = frames([(9, "north", START), *[(9, "north", START + HOUR)] * 9], sold)
+    features = [History("sales_seen", "sales", "distinct", "sale", by="shop")]
+    assert add_history(rows, past, features)["sales_seen"].to_list() == [6] * 10
+    assert [add_history(rows[n], past, features)["sales_seen"][0] for n in (0, 1)] == [6, 6]
