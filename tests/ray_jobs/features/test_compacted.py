@@ -29,13 +29,14 @@ def compacted(lake: Lake, tmp_path: Path, ray_head: str) -> tuple[Path, int]:
 
 
 @pytest.mark.parametrize("again", ["everything", "one stretch"])
-def test_a_late_row_leaves_every_row_of_the_file_there_once(
-    lake: Lake, compacted: tuple[Path, int], again: str
-) -> None:
+def test_late_rows_leave_every_row_of_the_file_there_once(lake: Lake, compacted: tuple[Path, int], again: str) -> None:
     folder, day = compacted
     late = [
         {"parcel": 900 + n, "sent_at": hours(at), "_known_at": hours(at), **PARCEL} for n, at in enumerate((10, 30))
     ]
+    _, rows = built(lake, folder, hours(73), start=hours(24), end=hours(48))
+    moved = rows.filter(pl.col("sent_at").is_between(hours(24), hours(36)))["parcel"][0]
+    late.append({"parcel": moved, "sent_at": hours(5), "_known_at": hours(5), **PARCEL})  # its first version is another
     remember(lake, folder, {"parcels": late}, f"batch-{day}")
     if again == "one stretch":
         _, rows = built(lake, folder, hours(80), start=hours(12), end=hours(36))

@@ -74,3 +74,14 @@ def test_two_labels_of_one_row_are_refused_by_name(lake: Lake, tmp_path: Path, r
         LabelsAmbiguous, match=r"'deliveries' has 1 rows .* such as \{'parcel': 2\}.*Nothing was published"
     ):
         built(lake, folder, hours(7))
+
+
+def test_a_withdrawal_without_event_time_is_read_with_the_stretch_of_what_it_withdraws(
+    lake: Lake, tmp_path: Path, ray_head: str
+) -> None:
+    folder = write_parcels(tmp_path / "pipelines")
+    sent = [{"parcel": 2, "depot": "north", "sent_at": hours(4), "grams": 1.0, "_known_at": hours(4)}]
+    told = [delivery(1, "north", 2), {**delivery(1, "north", 3), "delivered_at": None}]
+    remember(lake, folder, {"parcels": sent, "deliveries": told}, "batch-0")
+    _, rows = built(lake, folder, hours(5))
+    assert rows["depot_days"].to_list() == [None]
