@@ -14,6 +14,7 @@ from pyiceberg.expressions import (
     BooleanExpression,
     GreaterThan,
     GreaterThanOrEqual,
+    IsNull,
     LessThan,
     LessThanOrEqual,
     Or,
@@ -56,10 +57,13 @@ class Stretch:
         )
 
     def outside(self, column: str) -> BooleanExpression:
-        """Everything else."""
-        before = compares(LessThan, column, self.start) if self.start else None
-        after = compares(GreaterThanOrEqual, column, self.end) if self.end else None
-        return Or(before, after) if before and after else before or after or AlwaysTrue()
+        """Everything else, rows without the instant included."""
+        others: list[BooleanExpression] = [IsNull(column)]
+        if self.start:
+            others.append(compares(LessThan, column, self.start))
+        if self.end:
+            others.append(compares(GreaterThanOrEqual, column, self.end))
+        return reduce(Or, others)
 
 
 def all_of(tests: list[pl.Expr | None]) -> pl.Expr:
@@ -203,7 +207,7 @@ def _scan(
     parts = [empty]
     for task in tasks:
         part = pl.DataFrame(pl.from_arrow(_read(table, schema, scan.row_filter, [task])))
-        parts.append(part.join(keys, on=keys.columns, how="semi", maintain_order="left"))
+        parts.append(part.join(keys, on=keys.columns, how="semi", nulls_equal=True, maintain_order="left"))
     return pl.concat(parts)
 
 

@@ -38,6 +38,11 @@ class Counted(Protocol):
         ...
 
     @property
+    def addends(self) -> Floats:
+        """(entries,) the value of each as it is summed: NaN where it cannot be summed exactly."""
+        ...
+
+    @property
     def count(self) -> Ints:
         """(moments,) how many values count."""
         ...
@@ -106,7 +111,7 @@ def weights(happened: Ints, half_life: timedelta) -> tuple[int, Ints, Floats]:
 
     The weight at a moment is what it was at the last of the instants 32 half-lives apart, times a factor that all
     weights of the moment share and that cancels out. From one such instant to the next weights shrink by 2**32, which
-    changes no digit of theirs; after the third an event does not count.
+    changes no digit of theirs. 64 half-lives after it happened an event does not count: see `forgotten`.
 
     Returns:
         How many microseconds lie between two such instants; the number of the one before each event; and each event's
@@ -117,13 +122,18 @@ def weights(happened: Ints, half_life: timedelta) -> tuple[int, Ints, Floats]:
     return span, number, np.exp2(EWM_SPAN * ((happened - number * span) / span))
 
 
+def forgotten(happened: Ints, half_life: timedelta) -> Ints:
+    """From which microsecond events do not count for an exponentially weighted mean, however long its window is."""
+    return happened + HALF_LIVES * (half_life // timedelta(microseconds=1))
+
+
 def _divide(total: Floats, count: Ints | Floats) -> Floats:
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
 def _deviation(counted: Counted, total: Floats, rest: Floats) -> Floats:
     """Sample standard deviation from exact sums: (n * sum of squares - square of the sum) / n / (n - 1), in two doubles."""
-    values = counted.numbers
+    values = counted.addends
     square, lost = multiply_exactly(values, values)
     squares, squares_rest = counted.sum_of(square)
     if lost.any():

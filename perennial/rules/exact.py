@@ -23,27 +23,35 @@ _SPLIT = 134_217_729.0  # 2**27 + 1
 def exact_sums(values: Floats, positions: int, sum_whole: Callable[[Ints], Ints]) -> tuple[Floats, Floats]:
     """Sums of some of the values for every position, each as a double and its remainder.
 
-    The same values give the same sum in every order and beside any others. Up to 2**27 values a position; of values, up to
-    2**160, what is below 2**-192 does not count.
+    The same values give the same bits in every order and beside any others: limbs are cut at multiples of 36 bits, wherever
+    the largest value lies. Up to 2**27 values a position, each 0 or between 2**-900 and 2**900; where one is NaN, so is the
+    sum.
 
     Args:
         sum_whole: (values,) whole numbers to their (positions,) sums, which it takes exactly.
     """
     total, left = np.zeros(positions), np.zeros(positions)
     rest, largest = values, float(np.abs(values).max(initial=0.0))
-    power = math.frexp(largest)[1] - LIMB_BITS  # what the last bit of a limb counts
+    if math.isnan(largest):
+        unknown = np.isnan(values)
+        total, left = exact_sums(np.where(unknown, 0.0, values), positions, sum_whole)
+        return np.where(sum_whole(unknown.astype(np.int64)) > 0, np.nan, total), left
     is_first = True
-    while largest and power > -192:
-        place = 2.0**power
+    while largest:
+        place = 2.0 ** ((math.frexp(largest)[1] - 1) // LIMB_BITS * LIMB_BITS)  # what the last bit of the limb counts
         limbs = np.trunc(rest * (1 / place))
         sums = sum_whole(limbs.astype(np.int64))
         rest = rest - limbs * place
-        largest, power = float(np.abs(rest).max(initial=0.0)), power - LIMB_BITS
+        largest = float(np.abs(rest).max(initial=0.0))
         exact = len(sums) == 0 or max(int(sums.max()), -int(sums.min())) < 1 << 53
         if exact and is_first and not largest:
             return sums.astype(np.float64) * place, left  # one limb holds them all: nothing is rounded
         is_first = False
-        for part in (sums,) if exact else (sums & ~_LOW, sums & _LOW):  # each is exact as a double
+        parts = [sums]
+        if not exact:
+            low = np.where(np.abs(sums) < 1 << 53, 0, sums & _LOW)
+            parts = [sums - low, low]
+        for part in parts:  # each is exact as a double
             total, error = add_exactly(total, part.astype(np.float64) * place)
             left += error
     return add_exactly(total, left)

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
+from perennial.rules.aggregates import forgotten
 from perennial.rules.features import compute_features, given_columns
 from perennial.rules.flatten import flatten
 from perennial.rules.held import join_words
@@ -99,9 +100,12 @@ def _evidence(
 def _shown(pipeline: Pipeline, column: SourceColumn, rows: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the values that no page shows."""
     source, prefix = pipeline.source(column.source), f"{column.source}_"
-    hidden = {*source.sensitive, *source.personal} | {
-        f"{prefix}{name}" for name in (*source.sensitive, *source.personal)
-    }
+    private = {*source.sensitive, *source.personal}
+    private |= {name for name, nested in source.flatten.items() if nested.column in private}
+    hidden = private | {f"{prefix}{name}" for name in private}
+    for join in pipeline.joins:
+        if join.source == source.name:  # a joined row stands under the entity's names of what it was found by
+            hidden |= {ours for ours, theirs in join.columns.items() if theirs in private}
     return rows.drop(*hidden, *(["_value"] if column.private else []), strict=False).to_dicts()
 
 
@@ -110,6 +114,8 @@ def counted_versions(pipeline: Pipeline, feature: History, row: pl.DataFrame, lo
     source, moment = pipeline.source(feature.source), int(row[MOMENT].cast(pl.Int64)[0])
     versions = counting_versions(log, source)
     window = feature.reach_back if feature.window is None else feature.window
+    if feature.half_life is not None:
+        versions = versions.filter(pl.Series(forgotten(versions["_happened"].to_numpy(), feature.half_life)) > moment)
     entity = flatten(pipeline.entity_source, row)
     counts: list[pl.Expr | pl.Series] = [
         pl.col("_from") <= moment,
@@ -118,7 +124,8 @@ def counted_versions(pipeline: Pipeline, feature: History, row: pl.DataFrame, lo
         *(pl.col(theirs) == pl.lit(entity[ours][0], entity.schema[ours]) for ours, theirs in feature.columns.items()),
     ]
     if source is pipeline.entity_source:
-        counts.append(~pl.all_horizontal(pl.col(name) == row[name][0] for name in source.key))
+        own = (pl.col(name).eq_missing(pl.lit(row[name][0], row.schema[name])) for name in source.key)
+        counts.append(~pl.all_horizontal(own))
     kept = versions.filter(*counts).with_columns(_value=feature.expression)
     if feature.value is not None or feature.where is not None:
         kept = kept.filter(pl.col("_value").is_not_null())
@@ -131,14 +138,14 @@ def counted_versions(pipeline: Pipeline, feature: History, row: pl.DataFrame, lo
 
 def _joined_row(pipeline: Pipeline, join: Join, row: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
     """The row of a joined source that was newest at the moment; none where there is none, or it is too old."""
-    columns, prefix, time, tolerance = join_words(pipeline, join)
+    columns, prefix, time, tolerance, key = join_words(pipeline, join)
     source, entity = pipeline.source(join.source), flatten(pipeline.entity_source, row)
     flat = flatten(source, log)
-    usable, _ = usable_rows(flat.with_columns(known_at__=pl.col(MOMENT)), columns, prefix, time)
+    usable, _ = usable_rows(flat.with_columns(known_at__=pl.col(MOMENT)), columns, prefix, time, key)
     usable = usable.rename({f"{prefix}_known_at__": MOMENT})
     moment = row[MOMENT][0]
     same = [pl.col(ours) == pl.lit(entity[ours][0], entity.schema[ours]) for ours in columns]
-    last = usable.filter(pl.col("_usable_at") <= moment, *same).tail(1)
+    last = usable.filter(pl.col("_usable_at") <= moment, *same).tail(1).drop_nulls("_happened")
     if tolerance is not None:
         last = last.filter(moment - pl.col("_happened") <= tolerance)
     return last.drop("_usable_at")

@@ -44,7 +44,8 @@ def _value(json: Json, document: Any) -> Any:
         case "distinct":
             return len(set(typed))
         case "sum":
-            return sum(typed, json.dtype(0))
+            total = sum(typed, json.dtype(0))
+            return total if json.dtype is float or _fits(total) else None
         case _ if not typed:
             return None
         case "last":
@@ -70,13 +71,16 @@ def _walk(value: Any, path: list[str]) -> Iterator[Any]:
             yield from _walk(item, rest)
 
 
+def _fits(number: float) -> bool:
+    """Whether a whole number is one of 64 bits."""
+    return -(2**63) <= number < 2**63
+
+
 def _is(value: Any, dtype: type) -> bool:
     if dtype is bool:
         return isinstance(value, bool)
     if isinstance(value, bool):
         return False
     if dtype is int:
-        return (isinstance(value, int) and -(2**63) <= value < 2**63) or (
-            isinstance(value, float) and value.is_integer()
-        )
+        return (isinstance(value, int) or (isinstance(value, float) and value.is_integer())) and _fits(value)
     return isinstance(value, int | float) if dtype is float else isinstance(value, str)

@@ -1,5 +1,6 @@
 """Sources that are ready to be asked for the features of a row, by whoever holds them. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -31,8 +32,11 @@ def hold(pipeline: Pipeline, name: str, log: pl.DataFrame) -> Held:
     )
 
 
-def join_words(pipeline: Pipeline, join: Join) -> tuple[dict[str, str], str, str | None, timedelta | None]:
-    """What `join_known` has to be told of a join: its columns, prefix, event time and tolerance."""
+def join_words(
+    pipeline: Pipeline, join: Join
+) -> tuple[dict[str, str], str, str | None, timedelta | None, Sequence[str]]:
+    """What `join_known` has to be told of a join: its columns, prefix, event time, tolerance and key."""
+    source = pipeline.source(join.source)
     if isinstance(join, AsOf):
-        return join.columns, join.source, pipeline.source(join.source).event_time, join.tolerance
-    return join.columns, join.source, None, None
+        return join.columns, join.source, source.event_time, join.tolerance, source.correction_key
+    return join.columns, join.source, None, None, source.correction_key

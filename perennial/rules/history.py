@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from perennial.rules.aggregates import SUMMED, Counted, aggregate, result_type
 from perennial.rules.exact import Floats, Ints
 from perennial.rules.intervals import Intervals
-from perennial.rules.joins import MOMENT
+from perennial.rules.joins import FOREVER, MOMENT
 from perennial.rules.keyed import group_order
 from perennial.rules.pairs import Pairs
-from perennial.rules.versions import FOREVER, Found, Past
+from perennial.rules.versions import Found, Past
 from perennial.spec.history import History, Window
 
 MOST_PAIRS = 2  # times as many as versions, up to which pairs cost less than intervals do
@@ -202,7 +202,7 @@ def _same_rows(keys: pl.DataFrame, which: Ints, others: pl.DataFrame, position: 
     same = np.ones(len(which), np.bool_)
     for column in keys.columns:
         one, other = keys[column].gather(which), others[column].gather(position)
-        same &= (one == other).fill_null(value=False).to_numpy()
+        same &= one.eq_missing(other).to_numpy()
     return same
 
 
@@ -211,7 +211,7 @@ def _own_positions(keys: pl.DataFrame | None, found: Found) -> tuple[Ints, Ints]
     if keys is None or found.keys is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     places = keys.with_row_index("_place")
-    pairs = found.keys.with_row_index("_event").join(places, on=keys.columns)
+    pairs = found.keys.with_row_index("_event").join(places, on=keys.columns, nulls_equal=True)
     return pairs["_event"].to_numpy().astype(np.int64), pairs["_place"].to_numpy().astype(np.int64)
 
 

@@ -60,7 +60,7 @@ class HistoryState:
         begin = moment - max((span for span in spans if span is not None), default=timedelta(0))
         recent = self.log.filter((pl.col(str(self._source.event_time)) > begin) | (pl.col(MOMENT) > begin))
         key = list(self._source.key)
-        kept = self.log.join(recent.select(key).unique(), on=key, how="semi", maintain_order="left")
+        kept = self.log.join(recent.select(key).unique(), on=key, how="semi", nulls_equal=True, maintain_order="left")
         return HistoryState(kept, self._source, self._features)
 
     def to_arrow(self) -> pa.Table:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from perennial.rules.aggregates import EWM_SPAN, weights
+from perennial.rules.aggregates import EWM_SPAN, forgotten, weights
 from perennial.rules.exact import Floats, Ints, interval_counts, interval_maximum, interval_sums
 from perennial.rules.versions import Terms
 from perennial.spec.history import HALF_LIVES
@@ -40,6 +40,11 @@ class Intervals:
         return self.terms.numbers[self.which]
 
     @cached_property
+    def addends(self) -> Floats:
+        """(n,) the value of each interval as it is summed."""
+        return self.terms.addends[self.which]
+
+    @cached_property
     def count(self) -> Ints:
         """(positions,) how many intervals hold each."""
         return interval_counts(self.first, self.end, self.positions)
@@ -47,7 +52,7 @@ class Intervals:
     @cached_property
     def sums(self) -> tuple[Floats, Floats]:
         """(positions,) the sum of their values, as a double and its remainder."""
-        return self.sum_of(self.numbers)
+        return self.sum_of(self.addends)
 
     def sum_of(self, values: Floats) -> tuple[Floats, Floats]:
         """(positions,) the sum of a value of each interval, as a double and its remainder."""
@@ -63,7 +68,7 @@ class Intervals:
 
     def distinct(self) -> Ints:
         """(positions,) values with at least one interval: intervals of one value are united first."""
-        code = self.numbers
+        code = self.terms.told_apart[self.which]
         order = np.lexsort((self.first, code, self.group[self.which]))
         group, code = self.group[self.which][order], code[order]
         first, end = self.first[order], self.end[order]
@@ -80,13 +85,14 @@ class Intervals:
         """See `Counted`. An event is up to three terms, one for each span of instants that its interval reaches."""
         span, number, weight = weights(self.happened[self.which], half_life)
         group = self.group[self.which]
+        last = np.minimum(self.end, self.at(group, forgotten(self.happened[self.which], half_life)))
         firsts, ends, all_weights = [], [], []
         for later in range(HALF_LIVES // EWM_SPAN + 1):
             begins, stops = (self.at(group, (number + later + extra) * span) for extra in (0, 1))
             firsts.append(np.maximum(self.first, begins))
-            ends.append(np.maximum(np.minimum(self.end, stops), firsts[-1]))
+            ends.append(np.maximum(np.minimum(last, stops), firsts[-1]))
             all_weights.append(weight * 2.0 ** (-EWM_SPAN * later))
         first, end, weight = np.concatenate(firsts), np.concatenate(ends), np.concatenate(all_weights)
-        values = np.tile(self.numbers, len(firsts))
+        values = np.tile(self.addends, len(firsts))
         total, _ = interval_sums(weight * values, first, end, self.positions)
         return total, interval_sums(weight, first, end, self.positions)[0]

@@ -3,6 +3,7 @@
 What `perennial.rules.joins.join_known` finds, without sorting or filtering the log for every request.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,12 +26,13 @@ class JoinState:
         prefix: str,
         event_time: str | None = None,
         tolerance: timedelta | None = None,
+        key: Sequence[str] = (),
     ) -> None:
-        usable, names = usable_rows(log, by, prefix, event_time)
+        usable, names = usable_rows(log, by, prefix, event_time, key)
         usable = usable.sort(list(by), maintain_order=True) if by else usable
         self._by, self._spans = list(by), key_spans(usable, list(by))
         self._usable_at = usable["_usable_at"].to_physical().to_numpy()
-        self._happened = usable["_happened"].to_physical().to_numpy()
+        self._happened = usable["_happened"].to_physical().fill_null(0).to_numpy()  # nothing is never too old
         self.values = pl.concat([usable.select(names), usable.select(names).clear(1)])
         self._tolerance = None if tolerance is None else tolerance // timedelta(microseconds=1)
 

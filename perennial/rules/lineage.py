@@ -86,7 +86,7 @@ def row_columns(pipeline: Pipeline) -> dict[str, SourceColumn]:
 
 def _own(entity: Source, name: str) -> SourceColumn:
     nested = entity.flatten.get(name)
-    columns = [nested.column] if nested else [name]
+    columns = _unflattened(entity, [name])
     how = f"of the row: {nested.path} in {nested.column}" if nested else "of the row"
     meaning, unit, private = _told(entity, name, columns)
     return SourceColumn(
@@ -114,7 +114,7 @@ def _joined(source: Source, join: Join, name: str) -> SourceColumn:
         if isinstance(join, AsOf)
         else f"as it was known last, by {keys}"
     )
-    read[:1] = [source.flatten[column].column] if column in source.flatten else read[:1]
+    read = _unflattened(source, read)
     meaning, unit, private = _told(source, column, read)
     return SourceColumn(
         name=name,
@@ -129,7 +129,9 @@ def _joined(source: Source, join: Join, name: str) -> SourceColumn:
 
 
 def _history(source: Source, feature: History) -> SourceColumn:
-    read = [*feature.expression.meta.root_names(), *feature.columns.values(), str(source.event_time)]
+    read = _unflattened(
+        source, [*feature.expression.meta.root_names(), *feature.columns.values(), str(source.event_time)]
+    )
     by = f" by {', '.join(feature.columns)}" if feature.columns else ""
     halves = f", halving every {span(feature.half_life)}" if feature.half_life else ""
     value = "" if feature.value is None and feature.where is None else f" of {readable(feature.told)}"
@@ -140,7 +142,7 @@ def _history(source: Source, feature: History) -> SourceColumn:
         kind="history",
         source=source.name,
         how=how,
-        columns=list(dict.fromkeys(read)),
+        columns=read,
         meaning=feature.doc,
         unit=feature.unit,
         private=private,
@@ -169,6 +171,11 @@ def span(length: timedelta) -> str:
         if length >= size and length % size == timedelta(0):
             return f"{length // size} {unit if length != size else unit[:-1]}"
     return f"{length.total_seconds():g} seconds"
+
+
+def _unflattened(source: Source, names: list[str]) -> list[str]:
+    """The contract's columns that columns of a source are, or are made from, each once."""
+    return list(dict.fromkeys(source.flatten[name].column if name in source.flatten else name for name in names))
 
 
 def _told(source: Source, name: str, read: list[str]) -> tuple[str, str, bool]:

@@ -6,10 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from perennial.rules.aggregates import EWM_SPAN, weights
+from perennial.rules.aggregates import EWM_SPAN, forgotten, weights
 from perennial.rules.exact import Floats, Ints, exact_sums
 from perennial.rules.versions import Terms
-from perennial.spec.history import HALF_LIVES
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,11 @@ class Pairs:
         return self.terms.numbers[self.which]
 
     @cached_property
+    def addends(self) -> Floats:
+        """(n,) the value of each pair as it is summed."""
+        return self.terms.addends[self.which]
+
+    @cached_property
     def count(self) -> Ints:
         """(positions,) how many events count at each."""
         return np.bincount(self.position, minlength=len(self.moments))
@@ -50,7 +54,7 @@ class Pairs:
     @cached_property
     def sums(self) -> tuple[Floats, Floats]:
         """(positions,) the sum of their values, as a double and its remainder."""
-        return self.sum_of(self.numbers)
+        return self.sum_of(self.addends)
 
     def sum_of(self, values: Floats) -> tuple[Floats, Floats]:
         """(positions,) the sum of a value of each pair, as a double and its remainder."""
@@ -71,8 +75,9 @@ class Pairs:
 
     def distinct(self) -> Ints:
         """(positions,) how many different values."""
-        order = np.lexsort((self.numbers, self.position))
-        position, value = self.position[order], self.numbers[order]
+        values = self.terms.told_apart[self.which]
+        order = np.lexsort((values, self.position))
+        position, value = self.position[order], values[order]
         new = np.ones(len(order), np.bool_)
         new[1:] = (position[1:] != position[:-1]) | (value[1:] != value[:-1])
         return np.bincount(position[new], minlength=len(self.moments))
@@ -80,9 +85,11 @@ class Pairs:
     def weighted_sums(self, half_life: timedelta) -> tuple[Floats, Floats]:
         """See `Counted`."""
         span, number, weight = weights(self.happened[self.which], half_life)
-        later = self.moments[self.position] // span - number
-        weight = np.where(later <= HALF_LIVES // EWM_SPAN, weight * np.exp2(-float(EWM_SPAN) * later), 0.0)
-        return self.sum_of(weight * self.numbers)[0], self.sum_of(weight)[0]
+        at = self.moments[self.position]
+        counts = at < forgotten(self.happened[self.which], half_life)
+        later = np.where(counts, at // span - number, 0)
+        weight = np.where(counts, weight * np.exp2(-float(EWM_SPAN) * later), 0.0)
+        return self.sum_of(np.where(counts, weight * self.addends, 0.0))[0], self.sum_of(weight)[0]
 
     def _sum_whole(self, whole: Ints) -> Ints:
         found, (some, first) = np.zeros(len(self.moments), np.int64), self._some

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
+from perennial.rules.flatten import flatten
 from perennial.rules.joins import MOMENT
 from perennial.rules.versions import leaves
 from perennial.spec.history import History, Window
@@ -48,7 +49,7 @@ def reached_moments(pipeline: Pipeline, source: Source, versions: pl.DataFrame, 
         versions: all versions of the rows that came late, with `_known_at`; `late`: those that came late.
     """
     first = late.group_by(source.key).agg(_changed=pl.col(MOMENT).min().dt.epoch("us"))
-    known = versions.join(first, on=list(source.key))
+    known = flatten(source, versions).join(first, on=list(source.key), nulls_equal=True)
     found = []
     for use in (*pipeline.joins, *pipeline.history):
         if use.source != source.name:
@@ -76,7 +77,7 @@ def _window(use: Join | History) -> Window:
 
 
 def touched_rows(rows: pl.DataFrame, reaches: Sequence[Reach]) -> pl.DataFrame:
-    """The rows, with `_known_at`, whose moment lies in a span of their values."""
+    """The rows, with `_known_at` and flattened, whose moment lies in a span of their values."""
     numbered = rows.with_row_index("_row").with_columns(_moment=pl.col(MOMENT).dt.epoch("us"))
     found = [pl.DataFrame(schema={"_row": pl.UInt32})]
     for reach in reaches:

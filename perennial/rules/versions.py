@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from perennial.rules.exact import Floats, Ints
 from perennial.rules.flatten import flatten
-from perennial.rules.joins import MOMENT
+from perennial.rules.joins import FOREVER, MOMENT, corrected_at
 from perennial.rules.keyed import group_order
 from perennial.spec.history import Calendar, History, Window
 from perennial.spec.sources import Source
 
-FOREVER = np.iinfo(np.int64).max // 4  # microseconds: far enough from the end of int64 to be added to
 _STEPS = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo", "quarter": "1q", "year": "1y"}
-LARGEST = 2.0**79  # of a value that is summed; its square is still summed exactly
+SMALLEST, LARGEST = 2.0**-400, 2.0**400  # of a value that is summed; its square is still summed exactly
 
 
 @dataclass(frozen=True)
@@ -30,32 +29,58 @@ class Terms:
         numbers: 0 where there is none, and for texts.
         there: which values count: neither null nor NaN or infinite.
         texts: where the values are no numbers.
+        codes: a number for each different value, where doubles would take some of them as the same.
     """
 
     numbers: Floats
     there: NDArray[np.bool_]
     texts: pl.Series | None = None
+    codes: Floats | None = None
 
     @classmethod
     def of(cls, values: pl.Series) -> "Terms":
         """The values of a column."""
         if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-            codes = values.rank("dense").fill_null(0).cast(pl.Float64).to_numpy()  # for distinct
-            return cls(codes, values.is_not_null().to_numpy(), values)
+            return cls(_codes(values), values.is_not_null().to_numpy(), values)
         floats = values.cast(pl.Float64)
         numbers = floats.fill_null(np.nan).to_numpy()
         there = np.isfinite(numbers)
-        return cls(numbers if there.all() else np.where(there, numbers, 0.0), there)
+        codes = _codes(values) if _needs_codes(values.dtype, numbers) else None
+        return cls(numbers if there.all() else np.where(there, numbers, 0.0), there, codes=codes)
+
+    @property
+    def told_apart(self) -> Floats:
+        """Numbers that differ where the values do."""
+        return self.numbers if self.codes is None else self.codes
+
+    @property
+    def summed(self) -> NDArray[np.bool_]:
+        """Which values are summed: all that count, for what cannot be summed makes its sums unknown, see `addends`."""
+        return self.there
 
     @cached_property
-    def summed(self) -> NDArray[np.bool_]:
-        """Which values are small enough to be summed exactly."""
-        return self.there & (np.abs(self.numbers) < LARGEST)
+    def addends(self) -> Floats:
+        """The numbers as they are summed: NaN where one is too large, or too close to 0, for an exact sum of squares."""
+        size = np.abs(self.numbers)
+        unfit = (size >= LARGEST) | ((size < SMALLEST) & (size > 0))
+        return np.where(unfit, np.nan, self.numbers) if unfit.any() else self.numbers
 
     def at(self, places: Ints | slice) -> "Terms":
         """Those of some versions."""
         texts = None if self.texts is None else self.texts[places if isinstance(places, slice) else pl.Series(places)]
-        return Terms(self.numbers[places], self.there[places], texts)
+        codes = None if self.codes is None else self.codes[places]
+        return Terms(self.numbers[places], self.there[places], texts, codes)
+
+
+def _codes(values: pl.Series) -> Floats:
+    return values.rank("dense").fill_null(0).cast(pl.Float64).to_numpy()
+
+
+def _needs_codes(dtype: pl.DataType, numbers: Floats) -> bool:
+    """Whether doubles are too few for such values: whole numbers from 2**53 on, and decimals."""
+    if dtype.is_decimal():
+        return True
+    return dtype.is_integer() and bool((np.abs(numbers) >= 2.0**53).any())
 
 
 @dataclass(frozen=True)
@@ -163,27 +188,16 @@ def counting_versions(log: pl.DataFrame, source: Source) -> pl.DataFrame:
     Args:
         log: every version of every row of the source, with `_known_at`, in the order they became known.
 
-    Versions known at the same instant are one piece of knowledge: the last of them counts.
+    Versions known at the same instant are one piece of knowledge: the last of them counts. One without event time counts
+    nowhere, and ends what it corrects.
     """
-    ordered = flatten(source, log).drop_nulls([MOMENT, str(source.event_time)]).sort(MOMENT, maintain_order=True)
+    ordered = flatten(source, log).drop_nulls(MOMENT).sort(MOMENT, maintain_order=True)
     timed = ordered.with_columns(
         _happened=pl.col(str(source.event_time)).dt.epoch("us"),
         _from=pl.max_horizontal(MOMENT, str(source.event_time)).dt.epoch("us"),
-        _until=_corrected_at(ordered, source),
+        _until=corrected_at(ordered, source.correction_key),
     )
-    return timed.filter(pl.col("_from") < pl.col("_until"))
-
-
-def _corrected_at(ordered: pl.DataFrame, source: Source) -> pl.Series:
-    """When the next version of each row became known; most rows have one version only, and are not looked at twice."""
-    never = pl.Series("_until", [FOREVER], pl.Int64).new_from_index(0, len(ordered))
-    if source.same_key == "violation":
-        return never
-    again = ordered.select(source.key).hash_rows().is_duplicated()
-    if not again.any():
-        return never
-    next_known = pl.col(MOMENT).dt.epoch("us").shift(-1).over(list(source.key)).fill_null(FOREVER)
-    return never.scatter(again.arg_true(), ordered.filter(again).select(next_known).to_series())
+    return timed.filter(pl.col("_happened").is_not_null() & (pl.col("_from") < pl.col("_until")))
 
 
 def leaves(happened: Ints, window: Window) -> Ints:

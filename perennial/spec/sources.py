@@ -105,6 +105,11 @@ class Source:
     partition: Partition | None = field(default=None, kw_only=True)
     derived: Mapping[str, pl.Expr] = field(default_factory=dict, kw_only=True, compare=False)
 
+    @property
+    def correction_key(self) -> Sequence[str]:
+        """The key under which a later row corrects an earlier one; none where no row is ever corrected."""
+        return () if self.same_key == "violation" else self.key
+
 
 FileFormat = Literal["csv", "jsonl", "parquet", "avro"]
 _FORMATS: dict[str, FileFormat] = {

@@ -15,7 +15,7 @@ from pyiceberg.types import TimestamptzType
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.staging import stage_files
-from perennial.lakehouse.stretch import Stretch, bounds, reach_back, read_around, read_stretch, read_versions
+from perennial.lakehouse.stretch import Stretch, both, bounds, reach_back, read_around, read_stretch, read_versions
 from perennial.lakehouse.tables import load_at, write_files
 from perennial.rules.features import compute_features, label_value, label_weights
 from perennial.rules.joins import MOMENT
@@ -35,6 +35,10 @@ class Inputs(BaseModel, frozen=True):
     lake: Lake
     as_of: datetime
     snapshots: dict[str, int]
+
+
+class LabelsAmbiguous(ValueError):
+    """Rows have more than one label, and nothing says which of them is meant."""
 
 
 def first_versions(log: pl.DataFrame, pipeline: Pipeline) -> pl.DataFrame:
@@ -72,8 +76,22 @@ def with_labels(
         pl.col(MOMENT).alias(LABEL_KNOWN_AT),
         *(weight.cast(pl.Float64).alias(name) for name, weight in weights.items()),
     )
+    if not set(source.key) <= set(key):
+        _refuse_several(labels, pipeline)
     known = rows.drop(label.name, LABEL_KNOWN_AT, *weights, strict=False)
-    return known.join(labels, on=key, how="left", maintain_order="left")
+    return known.join(labels, on=key, how="left", nulls_equal=True, maintain_order="left")
+
+
+def _refuse_several(labels: pl.DataFrame, pipeline: Pipeline) -> None:
+    key, source = list(pipeline.entity_source.key), pipeline.label_source
+    several = labels.filter(labels.select(key).is_duplicated())
+    if len(several):
+        raise LabelsAmbiguous(
+            f"pipeline {pipeline.name}: source {source.name!r} has {len(several.unique(key))} rows of "
+            f"{pipeline.entity_source.name!r} with several labels, such as {several.select(key).row(0, named=True)}: its key "
+            f"{list(source.key)} says more than {key}, by which labels are joined. Nothing was published. Give the label a "
+            "source with one row for each of these, or make what else its key says a part of the entity's key."
+        )
 
 
 def read_entity(inputs: Inputs, pipeline: Pipeline, stretch: Stretch) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -146,7 +164,9 @@ def times_of(table: Table, file: DataFile, column: str) -> tuple[int, int]:
     return int(from_bytes(TimestamptzType(), lower)), int(from_bytes(TimestamptzType(), upper))
 
 
-def keys_in_table(table: Table, pipeline: Pipeline, keys: pl.DataFrame) -> pl.DataFrame:
-    """Those of the keys that the features table has."""
-    scan = table.scan(row_filter=bounds(keys), selected_fields=tuple(pipeline.entity_source.key))
-    return keys.join(pl.DataFrame(pl.from_arrow(scan.to_arrow())), on=keys.columns, how="semi")
+def keys_in_table(table: Table, pipeline: Pipeline, keys: pl.DataFrame, stretch: Stretch) -> pl.DataFrame:
+    """Those of the keys that the features table has in a stretch."""
+    entity = pipeline.entity_source
+    row_filter = both(bounds(keys), stretch.filter(str(entity.event_time)))
+    scan = table.scan(row_filter=row_filter, selected_fields=tuple(entity.key))
+    return keys.join(pl.DataFrame(pl.from_arrow(scan.to_arrow())), on=keys.columns, how="semi", nulls_equal=True)

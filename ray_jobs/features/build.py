@@ -28,7 +28,7 @@ from perennial.spec.load import contract_columns, load_pipeline
 from perennial.spec.pipeline import Pipeline
 from ray_jobs.features.blocks import BLOCK_ROWS, LABEL_KNOWN_AT, Inputs
 from ray_jobs.features.coverage import Covered, cut_by, read_coverage, stale_features, with_stretch, write_coverage
-from ray_jobs.features.rebuild import Part, rebuild_stretch
+from ray_jobs.features.rebuild import Part, keep_others, rebuild_stretch
 from ray_jobs.features.refresh import refresh_stretch
 
 KNOWN = pl.Datetime("us", "UTC")
@@ -113,6 +113,7 @@ def _build(request: BuildRequest) -> BuiltFeatures:
     part = Part()
     for stretch, before in parts:
         part = part.plus(_build_stretch(request, pipeline, inputs, table, key, stretch, before, today))
+    part = keep_others(inputs, pipeline, table, key, part)
     if not _counts(table, pipeline.label.name, part)[ROWS]:
         raise NothingToBuild(
             f"pipeline {pipeline.name}: no row of {pipeline.entity_source.name!r} was known by {request.as_of.isoformat()}. "

@@ -13,16 +13,20 @@ from pyiceberg.table import Table
 from perennial.lakehouse.stretch import Stretch, read_files
 from perennial.spec.load import load_pipeline
 from perennial.spec.pipeline import Pipeline
-from ray_jobs.features.blocks import Inputs, build_rows, plan_blocks, read_entity, write_block
+from ray_jobs.features.blocks import Inputs, build_rows, plan_blocks, read_entity, times_of, write_block
 
 BUILD_CPUS = 0.5  # training or a canary may run meanwhile on two cores
 
 
 @dataclass(frozen=True)
 class Part:
-    """What part of a build changes: files out and files in, and the difference in rows that it makes."""
+    """What part of a build changes: files out and files in, and the difference in rows that it makes.
 
-    old: list[DataFile] = field(default_factory=list)
+    Args:
+        taken: a file that goes, and the stretch of it whose rows the new files hold as far as they are still there.
+    """
+
+    taken: list[tuple[DataFile, Stretch]] = field(default_factory=list)
     manifests: list[str] = field(default_factory=list)
     rows: int = 0
     labelled_rows: int = 0
@@ -32,14 +36,19 @@ class Part:
         """Both together."""
         return Part(**{name: getattr(self, name) + getattr(other, name) for name in Part.__dataclass_fields__})
 
+    @property
+    def old(self) -> list[DataFile]:
+        """The files that go, each once, whichever of its stretches were taken."""
+        return list({file.file_path: file for file, _ in self.taken}.values())
+
 
 def rebuild_stretch(
     inputs: Inputs, pipeline: Pipeline, pipelines: Path, table: Table, key: str, stretch: Stretch, block_rows: int
 ) -> Part:
-    """Build every row whose event time lies in the stretch; of files that reach beyond it the other rows are kept."""
+    """Build every row whose event time lies in the stretch; what else its files hold is for `keep_others`."""
     event_time = str(pipeline.entity_source.event_time)
     old = [task.file for task in table.scan(row_filter=stretch.filter(event_time)).plan_files()]
-    outside, gone, labelled_gone = _kept(inputs, pipeline, table, key, stretch, old)
+    gone, labelled_gone = _count_inside(pipeline, table, stretch, old)
     blocks = [{"start": b.start, "end": b.end} for b in plan_blocks(inputs, pipeline, stretch, block_rows)]
     done = []
     if blocks:
@@ -50,8 +59,8 @@ def rebuild_stretch(
         done = work.map_batches(builder, batch_format="pyarrow", batch_size=None, num_cpus=BUILD_CPUS).take_all()
     rows, labelled = sum(d["rows"] for d in done), sum(d["labelled"] for d in done)
     return Part(
-        old=old,
-        manifests=[*outside, *(d["manifest"] for d in done if d["manifest"])],
+        taken=[(file, stretch) for file in old],
+        manifests=[d["manifest"] for d in done if d["manifest"]],
         rows=rows - gone,
         labelled_rows=labelled - labelled_gone,
         rebuilt_rows=rows,
@@ -78,28 +87,52 @@ class RebuildBlock:
             yield pa.table({"manifest": [manifest], "rows": [len(rows)], "labelled": [labelled]})
 
 
-def _kept(
-    inputs: Inputs, pipeline: Pipeline, table: Table, key: str, stretch: Stretch, old: list[DataFile]
-) -> tuple[list[str], int, int]:
-    """Write rows of the old files that lie outside of the stretch again; count those inside, and the labelled ones.
+def inside(stretch: Stretch, event_time: str) -> pl.Expr:
+    """Whether a row of the features lies in a stretch; one without event time lies in no part of the table."""
+    return pl.lit(value=True) if stretch == Stretch() else pl.col(event_time).is_not_null() & stretch.holds(event_time)
 
-    Files are written by stretch, so that few reach beyond one: those that were compacted since.
+
+def keep_others(inputs: Inputs, pipeline: Pipeline, table: Table, key: str, part: Part) -> Part:
+    """The part with the rows of its old files that no stretch took: written again, each file's once.
+
+    Files are written by stretch, so that few reach beyond one: those that were compacted since. Such a file may lie in
+    several stretches of the same build.
     """
-    if stretch == Stretch() or not old:
-        gone = sum(file.record_count for file in old)
-        number = table.schema().find_field(pipeline.label.name).field_id
-        unlabelled = sum((file.null_value_counts or {}).get(number, 0) for file in old)
-        return [], gone, gone - unlabelled
+    event_time = str(pipeline.entity_source.event_time)
+    manifests = []
+    for file in part.old:
+        stretches = [stretch for taken, stretch in part.taken if taken.file_path == file.file_path]
+        if any(_lies_inside(table, file, stretch, event_time) for stretch in stretches):
+            continue
+        rows = read_files(table, {file.file_path})
+        others = rows.filter(~pl.any_horizontal(inside(stretch, event_time) for stretch in stretches))
+        if len(others):
+            manifests.append(write_block(inputs, table, others, key))
+    return part.plus(Part(manifests=manifests))
+
+
+def _lies_inside(table: Table, file: DataFile, stretch: Stretch, event_time: str) -> bool:
+    """Whether all rows of a file lie in a stretch, as far as its bounds tell."""
+    if stretch == Stretch():
+        return True
+    nulls = (file.null_value_counts or {}).get(table.schema().find_field(event_time).field_id)
+    if nulls != 0:
+        return False
+    least, most = times_of(table, file, event_time)
+    bounds = pl.DataFrame({event_time: [least, most]}).cast(pl.Datetime("us", "UTC"))
+    return bool(bounds.select(stretch.holds(event_time).all()).item())
+
+
+def _count_inside(pipeline: Pipeline, table: Table, stretch: Stretch, files: list[DataFile]) -> tuple[int, int]:
+    """Rows of the files that lie in the stretch, and the labelled ones; only files that reach beyond it are read."""
     event_time, label = str(pipeline.entity_source.event_time), pipeline.label.name
-    snapshot = table.current_snapshot()
-    assert snapshot is not None
-    paths = {file.file_path for file in old}
-    manifests, gone, labelled = [], 0, 0
-    for path in sorted(paths):
-        rows = read_files(table, {path})
-        inside = pl.col(event_time).is_not_null() & stretch.holds(event_time)
-        leaving = rows.filter(inside)
-        gone, labelled = gone + len(leaving), labelled + int(leaving[label].count())
-        if len(leaving) < len(rows):
-            manifests.append(write_block(inputs, table, rows.filter(~inside), key))
-    return manifests, gone, labelled
+    number = table.schema().find_field(label).field_id
+    rows, labelled = 0, 0
+    for file in files:
+        if _lies_inside(table, file, stretch, event_time):
+            rows += file.record_count
+            labelled += file.record_count - (file.null_value_counts or {}).get(number, 0)
+        else:
+            leaving = read_files(table, {file.file_path}).filter(inside(stretch, event_time))
+            rows, labelled = rows + len(leaving), labelled + int(leaving[label].count())
+    return rows, labelled

@@ -20,6 +20,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import PrimitiveType
 
 from perennial.lakehouse.stretch import Stretch, read_files, read_news, read_versions
+from perennial.rules.flatten import flatten
 from perennial.rules.joins import MOMENT
 from perennial.rules.reach import Reach, reached_moments, touched_rows
 from perennial.spec.load import load_pipeline
@@ -36,7 +37,7 @@ from ray_jobs.features.blocks import (
     write_block,
 )
 from ray_jobs.features.coverage import Covered
-from ray_jobs.features.rebuild import BUILD_CPUS, Part
+from ray_jobs.features.rebuild import BUILD_CPUS, Part, inside
 
 EVERYTHING = Stretch()
 MOST_TOUCHED_SHARE = 0.3  # of the rows that stand, from which building all anew costs less
@@ -86,7 +87,7 @@ def refresh_stretch(
         return Part()
     instants = pa.timestamp("us", "UTC")
     asked = pa.Table.from_pylist(work, pa.schema([("path", pa.string()), ("start", instants), ("end", instants)]))
-    builder = RefreshBlock(inputs, pipeline.name, pipelines, key, ray.put(news))
+    builder = RefreshBlock(inputs, pipeline.name, pipelines, key, stretch, ray.put(news))
     if len(asked) == 1:  # a block of memory, and less CPU than it takes to start a worker: it is built right here
         done = [row for part in builder(asked) for row in part.to_pylist()]
     else:
@@ -94,7 +95,7 @@ def refresh_stretch(
         done = blocks.map_batches(builder, batch_format="pyarrow", batch_size=None, num_cpus=BUILD_CPUS).take_all()
     replaced = {d["path"] for d in done if d["path"]}
     return Part(
-        old=[file for file in touched if file.file_path in replaced],
+        taken=[(file, stretch) for file in touched if file.file_path in replaced],
         manifests=[d["manifest"] for d in done if d["manifest"]],
         rows=sum(d["rows"] for d in done),
         labelled_rows=sum(d["labelled"] for d in done),
@@ -132,10 +133,19 @@ def read_all_news(inputs: Inputs, pipeline: Pipeline, before: Covered) -> News:
 
 
 class RefreshBlock:
-    """Brings a file of the features up to date, or builds the new rows of a part of event time."""
+    """Brings what a file of the features holds of a stretch up to date, or builds the new rows of a part of it."""
 
-    def __init__(self, inputs: Inputs, pipeline: str, pipelines: Path, key: str, news: "ray.ObjectRef[News]") -> None:
-        self.inputs, self.pipeline, self.pipelines, self.key, self.news = inputs, pipeline, pipelines, key, news
+    def __init__(
+        self,
+        inputs: Inputs,
+        pipeline: str,
+        pipelines: Path,
+        key: str,
+        stretch: Stretch,
+        news: "ray.ObjectRef[News]",
+    ) -> None:
+        self.inputs, self.pipeline, self.pipelines = inputs, pipeline, pipelines
+        self.key, self.stretch, self.news = key, stretch, news
 
     def __call__(self, blocks: pa.Table) -> Iterator[pa.Table]:
         pipeline = load_pipeline(self.pipeline, self.pipelines)
@@ -150,28 +160,33 @@ class RefreshBlock:
 
     def _file(self, pipeline: Pipeline, table: Table, news: News, path: str) -> pa.Table:
         key, label = list(pipeline.entity_source.key), pipeline.label.name
-        old = read_files(table, {path})
+        old = read_files(table, {path}).filter(inside(self.stretch, str(pipeline.entity_source.event_time)))
         touched = self._touched(pipeline, news, old)
-        relabelled = old.select(key).join(news.labels, on=key, how="semi").join(touched, on=key, how="anti")
+        relabelled = old.select(key).join(news.labels, on=key, how="semi", nulls_equal=True)
+        relabelled = relabelled.join(touched, on=key, how="anti", nulls_equal=True)
         if touched.is_empty() and relabelled.is_empty():
             return _done()
-        rebuilt = self._rebuild(pipeline, touched)
-        labelled = with_labels(self.inputs, pipeline, old.join(relabelled, on=key, how="semi", maintain_order="left"))
+        rebuilt = self._rebuild(pipeline, touched, self.stretch)  # a row that moved out of it is built where it now is
+        same = old.join(relabelled, on=key, how="semi", nulls_equal=True, maintain_order="left")
+        labelled = with_labels(self.inputs, pipeline, same)
         again = pl.concat([frame.select(old.columns).cast(old.schema) for frame in (rebuilt, labelled)])
-        rest = old.join(again, on=key, how="anti", maintain_order="left")
-        was = old.join(again, on=key, how="semi", maintain_order="left")
-        changed = int((again.sort(key).hash_rows() != was.sort(key).hash_rows()).sum())
+        asked = pl.concat([touched, relabelled])
+        rest = old.join(asked, on=key, how="anti", nulls_equal=True, maintain_order="left")
+        was = old.join(asked, on=key, how="semi", nulls_equal=True, maintain_order="left")
+        changed = int((~was.hash_rows().is_in(again.hash_rows().implode())).sum())
         if not changed:
             return _done()
         rows = pl.concat([rest, again]).sort(str(pipeline.entity_source.event_time), maintain_order=True)
-        manifest = write_block(self.inputs, table, rows, self.key)
+        manifest = write_block(self.inputs, table, rows, self.key) if len(rows) else ""
         more = int(again[label].count()) - int(was[label].count())
-        return _done(path, manifest, labelled=more, changed=changed)
+        return _done(path, manifest, len(again) - len(was), more, changed)
 
     def _new(self, pipeline: Pipeline, table: Table, news: News, stretch: Stretch) -> pa.Table:
         entity = pipeline.entity_source
         keys = news.entity.filter(stretch.holds(str(entity.event_time))).select(entity.key).unique()
-        keys = keys.join(keys_in_table(table, pipeline, keys), on=keys.columns, how="anti")
+        keys = keys.join(
+            keys_in_table(table, pipeline, keys, self.stretch), on=keys.columns, how="anti", nulls_equal=True
+        )
         rows = self._rebuild(pipeline, keys, stretch)
         if rows.is_empty():
             return _done()
@@ -182,7 +197,7 @@ class RefreshBlock:
     def _touched(self, pipeline: Pipeline, news: News, old: pl.DataFrame) -> pl.DataFrame:
         """Keys of the old rows that late versions reach: their own, or of a source that they look up."""
         key = list(pipeline.entity_source.key)
-        found = [old.select(key).join(news.late.select(key), on=key, how="semi")]
+        found = [old.select(key).join(news.late.select(key), on=key, how="semi", nulls_equal=True)]
         near = (
             old.filter(pl.any_horizontal(reach.may_hold(pl.col(MOMENT)) for reach in news.reaches))
             if news.reaches
@@ -190,7 +205,8 @@ class RefreshBlock:
         )
         if len(near):
             log = self._versions(pipeline, near.select(key))
-            found.append(touched_rows(first_versions(log, pipeline), news.reaches).select(key))
+            rows = flatten(pipeline.entity_source, first_versions(log, pipeline))
+            found.append(touched_rows(rows, news.reaches).select(key))
         return pl.concat(found).unique()
 
     def _rebuild(self, pipeline: Pipeline, keys: pl.DataFrame, stretch: Stretch = EVERYTHING) -> pl.DataFrame:
@@ -222,11 +238,11 @@ def _may_have(table: Table, file: DataFile, keys: pl.DataFrame) -> bool:
     for column in keys.iter_columns():
         if column.dtype == pl.Datetime("us", "UTC"):
             least, most = times_of(table, file, column.name)
-            if column.dt.epoch("us").is_between(least, most).sum() == 0:
+            if not column.dt.epoch("us").is_between(least, most).fill_null(value=True).any():  # bounds tell no nulls
                 return False
         elif column.dtype.is_integer():
             least, most = _whole(table, file, column.name)
-            if column.is_between(least, most).sum() == 0:
+            if not column.is_between(least, most).fill_null(value=True).any():
                 return False
     return True
 

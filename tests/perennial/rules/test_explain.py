@@ -10,7 +10,7 @@ import pytest
 from perennial.rules.explain import counted_versions, explain
 from perennial.spec import Pipeline, load_pipeline
 from perennial.spec.load import contract_columns
-from tests.ray_jobs.features.parcels import arrivals, write_parcels
+from tests.ray_jobs.features.parcels import FILE, arrivals, write_parcels
 
 INSTANT = pl.Datetime("us", "UTC")
 
@@ -77,3 +77,23 @@ def test_values_that_no_page_shows_are_left_out(tmp_path: Path) -> None:
         assert found[name].value is None
         assert all("_value" not in row for row in found[name].evidence[0].newest)
     assert found["all_sent"].evidence[0].rows > 0
+
+
+def test_values_inside_what_no_page_shows_are_left_out_too(tmp_path: Path) -> None:
+    text = FILE.replace("Pipeline, Tab", "Json, Pipeline, Tab")
+    for column, source in (("grams: float", "sent_at"), ("force: float", "began_at")):
+        text = text.replace(f"    {column}", f"    note: str = pa.Field(nullable=True)\n    {column}")
+        flat = ', sensitive=["note"], flatten={"depth": Json("note", "depth")}'
+        text = text.replace(f'event_time="{source}")', f'event_time="{source}"{flat})')
+    text = text.replace('"max", "grams"', '"max", "depth"').replace('"storms_force"', '"storms_depth"')
+    pipeline = load_pipeline("parcels", write_parcels(tmp_path / "pipelines", text))
+    noted = pl.lit('{"depth": 7.0}').alias("note")
+    tables = {n: t.with_columns(noted) if "note" in t.columns else t for n, t in logs(pipeline, 1).items()}
+    rows = tables["parcels"].unique("parcel", keep="first", maintain_order=True).filter(pl.col("depot").is_not_null())
+    shown = [each for row in range(len(rows)) for each in explain(pipeline, rows[row], tables)]
+    for name in ("heaviest", "force"):
+        found = [each for each in shown if each.name == name]
+        assert {each.value for each in found} == {None}
+        assert any(each.evidence[0].rows for each in found)
+        assert "7.0" not in str(found)
+        assert all("note" in each.evidence[0].column.columns for each in found)

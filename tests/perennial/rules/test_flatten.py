@@ -1,6 +1,7 @@
 """Nested JSON as columns: values inside, numbers for lists, null for what is not there or of another type."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +50,10 @@ CASES: list[tuple[str | None, tuple[Any, ...]]] = [
     (json.dumps({"user": {"country": 7, "age": True}, "items": []}), (None, None, 0.0, 0, None, 0)),
     (json.dumps({"user": "nobody", "items": {"cents": 1}}), (None, None, 0.0, 0, None, 0)),
     ("{broken", (None,) * 6),
+    (
+        '{"user": {"age": 1e30}, "items": [{"cents": 1e30}, {"cents": 9223372036854775808}]}',
+        (None, None, 1e30 + 2.0**63, 2, None, 0),
+    ),
     (None, (None,) * 6),
 ]
 
@@ -72,6 +77,15 @@ def test_values_inside_become_columns_and_lists_numbers() -> None:
     flat = flatten(ORDERS, rows())
     assert flat.select(*ORDERS.flatten).rows() == [expected for _, expected in CASES]
     assert {name: flat.schema[name] for name in ORDERS.flatten} == {name: j.type for name, j in ORDERS.flatten.items()}
+
+
+@pytest.mark.parametrize(
+    ("cents", "total"), [([2**63 - 1, 1], None), ([2**63 - 2, 1], 2**63 - 1), ([-(2.0**63)], -(2**63)), ([2.0**63], 0)]
+)
+def test_a_sum_of_whole_numbers_beyond_64_bits_is_null(cents: list[float], total: int | None) -> None:
+    source = replace(ORDERS, flatten={"total": Json("payload", "items[].cents", int, "sum")})
+    payload = json.dumps({"items": [{"cents": number} for number in cents]})
+    assert flatten(source, rows().head(1).with_columns(payload=pl.lit(payload)))["total"].to_list() == [total]
 
 
 def test_features_and_histories_find_them() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
@@ -228,3 +229,76 @@ def test_groups_are_ordered_as_a_stable_sort_by_group_and_instant_orders_them(pa
     for some in (pairs, sorted(pairs, key=lambda pair: pair[1])):
         group, instants = np.array(some, np.int64).reshape(-1, 2).T
         assert group_order(group, instants).tolist() == np.lexsort((instants, group)).tolist()
+
+
+def test_a_correction_without_event_time_takes_the_row_away_from_when_it_was_known() -> None:
+    sale = {"sale": 1, "shop": "north", "cents": 5.0, "colour": "red"}
+    told = [{**sale, "sold_at": START, "_known_at": START}, {**sale, "sold_at": None, "_known_at": START + 2 * HOUR}]
+    past = Versions(pl.DataFrame(told, {**contract_columns(SALES), "_known_at": INSTANT}), SALES)
+    rows, _ = frames([(9, "north", START + HOUR), (9, "north", START + 2 * HOUR)], [])
+    counted = add_history(rows, past, [History("count", "sales", "count", by="shop")])
+    assert counted["count"].to_list() == [1, 0]
+
+
+def test_a_row_of_which_a_part_of_the_key_is_empty_does_not_count_for_itself() -> None:
+    sold = [(1, shop, START, 5.0, "red", START) for shop in ("north", None)]
+    rows, _ = frames([(1, shop, START) for shop in ("north", None)], [])
+    log = pl.DataFrame(sold, {**contract_columns(SALES), "_known_at": INSTANT}, orient="row")
+    both, features = Versions(log, replace(SALES, key=["sale", "shop"])), [History("count", "sales", "count")]
+    for some in (rows, rows[0], rows[1]):
+        assert set(add_history(some, both, features, ["sale", "shop"])["count"]) == {1}
+
+
+def test_a_weighted_mean_forgets_after_64_half_lives_whatever_its_window_and_when_it_happened() -> None:
+    log = [(1, "north", START, 5.0, "red", START), (2, "south", START + 21 * HOUR, 7.0, "red", START + 21 * HOUR)]
+    after = [0 * HOUR, 63 * HOUR, 64 * HOUR - timedelta(microseconds=1), 64 * HOUR, 90 * HOUR]
+    asked = [(9, shop, happened + age) for _, shop, happened, *_ in log for age in after]
+    rows, past = frames(asked, log)
+    for window in (timedelta(days=30), None, Calendar("year", "Europe/Berlin")):
+        features = [History("ewm", "sales", "ewm", "cents", by="shop", window=window, half_life=HOUR)]
+        together = add_history(rows, past, features)["ewm"].to_list()
+        assert together == [5.0, 5.0, 5.0, None, None, 7.0, 7.0, 7.0, None, None]
+        many = add_history(pl.concat([rows] * 4), past, features)["ewm"].to_list()
+        assert many == together * 4
+        assert [add_history(rows[n], past, features)["ewm"][0] for n in range(len(rows))] == together
+
+
+def summed(values: list[float], beside: list[float]) -> list[dict[str, Any]]:
+    """What is summed of the sales of a shop beside those of another: as intervals of many moments, and as pairs of one."""
+    sold = [(n, "north", START, v, "red", START) for n, v in enumerate(values)]
+    other = [(100 + n, "south", START, v, "red", START) for n, v in enumerate(beside)]
+    rows, past = frames([(99, "north", START), *[(99, "south", START)] * 9], sold + other)
+    features = [
+        History(a, "sales", a, "cents", by="shop", half_life=HOUR) for a in ("sum", "mean", "std", "ewm", "max")
+    ]
+    answers = [add_history(some, past, features).row(0, named=True) for some in (rows, rows[0])]
+    return [{name: answer[name] for name in ("sum", "mean", "std", "ewm", "max")} for answer in answers]
+
+
+def test_tiny_and_huge_values_are_summed_and_what_cannot_be_is_null() -> None:
+    assert [one["std"] for one in summed([1e-25, 3e-25], [])] == [statistics.stdev([1e-25, 3e-25])] * 2
+    for one in summed([1e30, 3e30, 5e30], []):
+        assert (one["sum"], one["mean"], one["std"]) == (9e30, 3e30, 2e30)
+    for wild in (1e200, -1e200, 1e-200):
+        for one in summed([2.0, wild], [3.0]):
+            assert one == {"sum": None, "mean": None, "std": None, "ewm": None, "max": max(2.0, wild)}
+        assert all(one["sum"] == 3.0 for one in summed([3.0], [2.0, wild])), "and the others are as they were"
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.floats(-1e40, 1e40).filter(lambda v: v == 0 or abs(v) > 1e-40), min_size=1, max_size=6),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+)
+def test_a_sum_has_the_same_bits_whatever_other_keys_have(values: list[float], beside: list[float]) -> None:
+    alone = summed(values, [])
+    assert summed(values, beside) == alone
+    assert math.isclose(alone[0]["sum"], math.fsum(values), rel_tol=1e-15)
+
+
+def test_whole_numbers_that_doubles_cannot_tell_apart_are_distinct() -> None:
+    sold = [(2**60 + n, "north", START, 1.0, "red", START) for n in range(6)]
+    rows, past = frames([(9, "north", START), *[(9, "north", START + HOUR)] * 9], sold)
+    features = [History("sales_seen", "sales", "distinct", "sale", by="shop")]
+    assert add_history(rows, past, features)["sales_seen"].to_list() == [6] * 10
+    assert [add_history(rows[n], past, features)["sales_seen"][0] for n in (0, 1)] == [6, 6]

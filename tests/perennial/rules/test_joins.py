@@ -104,3 +104,49 @@ def test_what_an_endpoint_holds_by_key_finds_the_same(
     assert held.add(left).equals(expected)
     for number in range(len(left)):
         assert held.add(left[number]).equals(expected[number])
+
+
+# a reading, which one of few it is: so that corrections of item, time and value are the rule
+readings = st.lists(
+    st.tuples(st.integers(0, 4), items, minutes | st.none(), st.integers(0, 99) | st.none(), minutes), max_size=20
+).map(lambda rows: sorted(rows, key=lambda row: row[4]))
+
+
+def latest(item: str | None, moment: datetime, log: list[Any], events: bool, tolerance: timedelta | None) -> int | None:
+    """What was known of the item at the moment, by looking at the latest version known of every reading."""
+    last = {reading[0]: number for number, reading in enumerate(log) if reading[4] <= moment}
+    standing = [log[number][1:] for number in sorted(last.values())]
+    timed = [row for row in standing if row[1] is not None or not events]
+    return newest(item, moment, timed, events, tolerance)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(moments, readings, st.booleans(), st.none() | st.integers(0, 12).map(lambda m: timedelta(minutes=m)))
+def test_what_was_corrected_is_found_no_longer_under_what_it_said_before(
+    rows: list[Any], log: list[Any], events: bool, tolerance: timedelta | None
+) -> None:
+    left, _ = frames(rows, [])
+    schema: dict[str, Any] = {"reading": pl.Int64, **{name: LOG[name] for name in LOG if name != "_position"}}
+    right = pl.DataFrame(log, schema, orient="row")
+    words = ({"item": "product"}, "price", "valid_from" if events else None, tolerance, ["reading"])
+    joined = join_known(left, right, *words)
+    assert joined["price_cents"].to_list() == [latest(item, moment, log, events, tolerance) for item, moment in rows]
+    held = JoinState(right, *words)
+    assert held.add(left).equals(joined)
+    for number in range(len(left)):
+        assert held.add(left[number]).equals(joined[number])
+
+
+def test_a_reading_that_was_moved_to_another_airport_is_found_there_alone() -> None:
+    schema: dict[str, Any] = {
+        "reading": pl.Int64,
+        "product": pl.String,
+        "valid_from": INSTANT,
+        "cents": pl.Int64,
+        "_known_at": INSTANT,
+    }
+    log = pl.DataFrame([(1, "JFK", at(1), 7, at(1)), (1, "LGA", at(1), 7, at(5))], schema, orient="row")
+    rows, _ = frames([("JFK", at(4)), ("JFK", at(5)), ("LGA", at(4)), ("LGA", at(5))], [])
+    for time in ("valid_from", None):
+        joined = join_known(rows, log, {"item": "product"}, "price", time, None, ["reading"])
+        assert joined["price_cents"].to_list() == [7, None, None, 7]
