@@ -6,7 +6,7 @@ version's row ─► its snapshot, by tag ─► Ray Train ─► rows, metrics,
 from prefect import flow
 
 from flows.settings import Settings
-from tasks.reproduction import compare_rebuild, plan_rebuild, record_rebuild, show_rebuild
+from tasks.reproduction import compare_rebuild, config_of, plan_rebuild, record_rebuild, show_rebuild
 from tasks.training import train_model
 
 
@@ -16,7 +16,8 @@ def reproduce(pipeline: str, version: int, settings: Settings | None = None) -> 
     settings = settings or Settings()
     lake, pipelines = settings.lake, settings.pipelines_dir
     rebuild = plan_rebuild(lake, pipelines, pipeline, version)
-    trained = train_model(settings.compute, settings.training, lake, pipelines, rebuild.plan) if rebuild.plan else None
+    config = config_of(rebuild.version, settings.training)
+    trained = train_model(settings.compute, config, lake, pipelines, rebuild.plan) if rebuild.plan else None
     decision = record_rebuild(lake, rebuild, compare_rebuild(lake, pipelines, rebuild, trained))
     show_rebuild(lake, pipelines, rebuild, decision)
     return decision.verdict

@@ -29,6 +29,7 @@ from tasks.telemetry import plain, show_markdown, show_table
 from tasks.training import TrainingPlan, planned
 
 if TYPE_CHECKING:
+    from ray_jobs.train.config import TrainConfig
     from ray_jobs.train.request import TrainedModel
 
 
@@ -73,6 +74,13 @@ def plan_rebuild(lake: Lake, pipelines: Path, pipeline: str, version: int) -> Re
         declared, key, found.features_snapshot_id, found.as_of, f"version {version} again", found.train_start
     )
     return Rebuild(version=found, plan=plan)
+
+
+def config_of(version: ModelVersion, config: "TrainConfig") -> "TrainConfig":
+    """How the version was trained, as far as its weights depend on it; where it runs is for this place to say."""
+    recorded = json.loads(version.params)
+    names = ("workers", "maximum_workers", "threads")
+    return config.model_copy(update={name: recorded[name] for name in names if name in recorded})
 
 
 @task(timeout_seconds=600)

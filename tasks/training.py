@@ -58,14 +58,16 @@ def plan_training(
     Raises:
         NoFeatures: nothing was built yet.
     """
-    from perennial.rules.features import pipeline_code_hash
+    from perennial.rules.features import code_hash, pipeline_code_hash
 
     declared = load_pipeline(pipeline, pipelines)
     identifier = lake.table(pipeline, "features")
     snapshot_id = snapshot_as_of(lake, identifier, as_of)
     if snapshot_id is None:
         raise NoFeatures(f"{dotted(identifier)} has no rows: nothing was trained. Run ingest, then build_features.")
-    model, holdout = asdict(declared.model), declared.promotion.holdout.total_seconds()
+    # A network and a loss of the pipeline's own are functions: what they do is part of the outcome, not where they are.
+    model = {name: code_hash(value) if callable(value) else value for name, value in asdict(declared.model).items()}
+    holdout = declared.promotion.holdout.total_seconds()
     parts = [pipeline, snapshot_id, as_of.astimezone(UTC).isoformat(), pipeline_code_hash(declared), model, holdout]
     parts += [train_from.astimezone(UTC).isoformat()] if train_from else []
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

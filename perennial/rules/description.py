@@ -41,6 +41,9 @@ class ModelDescription(BaseModel, frozen=True):
         target_center: mean of the training labels; 0 for a target of classes.
         target_scale: their standard deviation: a regression network answers in units of it.
         classes: a multi-class target's classes as text, in the order of the network's outputs.
+        class_weights: by which the classes counted in training, where they did. A network learns log-odds that are too
+            large by their logarithms (Saerens et al. 2002, 10.1162/089976602753284446); they are taken off its answers,
+            so that scores are probabilities of rows as they come.
     """
 
     format: Literal["perennial.tabular/1", "perennial.tabular/2"] = "perennial.tabular/2"
@@ -51,6 +54,7 @@ class ModelDescription(BaseModel, frozen=True):
     target_center: float = 0.0
     target_scale: float = 1.0
     classes: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
 
     @property
     def inputs(self) -> dict[str, InputKind]:
@@ -71,6 +75,29 @@ class ModelDescription(BaseModel, frozen=True):
         if self.task == "multiclass":
             return class_positions(labels, self.classes).astype(np.float64)
         return labels.cast(pl.Float64).to_numpy()
+
+
+def check_labels(labels: pl.Series, task: Task) -> None:
+    """Refuse labels that a network would learn nonsense from.
+
+    Raises:
+        UnfitLabels: of two classes some are neither 0 nor 1, or numbers are not finite.
+    """
+    if task == "multiclass":
+        return
+    values = labels.cast(pl.Float64)
+    wrong = values.filter(~(values.is_in([0.0, 1.0]) if task == "binary" else values.is_finite())).drop_nulls()
+    if wrong.len():
+        shown = ", ".join(f"{value:g}" for value in wrong.unique().sort().head(5))
+        asked = "0 and 1 (or false and true)" if task == "binary" else "finite numbers"
+        raise UnfitLabels(
+            f"{wrong.len():,} of {labels.len():,} labels of a {task} model are {shown}, and not {asked}. Nothing was "
+            "trained. Correct the expression of Label(...), then run build_features and train again."
+        )
+
+
+class UnfitLabels(ValueError):
+    """Labels that cannot be learned from."""
 
 
 def find_classes(labels: pl.Series) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ MISSING_SLOT = 0
 UNSEEN_SLOT = 1
 FIRST_VALUE_SLOT = 2
 FURTHEST = 1e6  # standard deviations a value is held within: a float32 holds no 1e300, and its products no 1e30
+LARGEST = 1e150  # beyond it a value says as little as infinity does: its square is none that a float64 holds
+FINEST = 2.0**-13  # of a bin's distance from 0: narrower ones have fewer than a thousand values of a float32
+TAILS = (0.001, 0.01, 0.99, 0.999)
 CHUNK_ROWS = 65_536
 FEW_ROWS = 256  # below which a dictionary is quicker than a pass of Polars
 
@@ -31,6 +34,9 @@ class NumberColumn(BaseModel, frozen=True):
         scale: divided by; 0 where the training rows held one value only: the column is then left out.
         missing_seen: whether training rows lacked it now and then, so that its absence has a column of its own.
         edges: bin edges in standardised units, rising, at the training rows' quantiles.
+        grid: where standardised values would crowd in a corner that float32 cannot tell apart (a sentinel of 1e12 among
+            shares, amounts over ten powers of ten): the edges in the column's unit. A value's place among them is
+            its place among `edges` then, and `center` and `scale` are not used.
     """
 
     name: str
@@ -39,6 +45,7 @@ class NumberColumn(BaseModel, frozen=True):
     scale: float
     missing_seen: bool
     edges: tuple[float, ...]
+    grid: tuple[float, ...] = ()
 
 
 class CategoryColumn(BaseModel, frozen=True):
@@ -119,7 +126,7 @@ class Preprocessing(BaseModel, frozen=True):
         given = np.empty((rows.height, len(self.numbers)))
         for position, column in enumerate(self.numbers):
             given[:, position] = rows[column.name].cast(pl.Float64).to_numpy()
-        known = np.isfinite(given)  # null arrives as NaN; infinity and NaN say as little as null does
+        known = np.abs(given) < LARGEST  # null arrives as NaN; infinity and NaN say as little as null does
         scaled = [position for position, column in enumerate(self.numbers) if column.scale > 0]
         if scaled:
             median, center, scale = (
@@ -128,6 +135,9 @@ class Preprocessing(BaseModel, frozen=True):
             # In float64, cast last: years and unix times differ in digits that float32 does not have.
             filled = np.where(known[:, scaled], given[:, scaled], median)
             numbers[:, : len(scaled)] = np.clip((filled - center) / scale, -FURTHEST, FURTHEST)
+            for position, column in enumerate(self.scaled):
+                if column.grid:
+                    numbers[:, position] = np.interp(filled[:, position], column.grid, column.edges)
         indicated = [position for position, column in enumerate(self.numbers) if column.missing_seen]
         numbers[:, len(scaled) :] = ~known[:, indicated]
 
@@ -152,7 +162,7 @@ def fit_preprocessing(
 def _finite(rows: pl.DataFrame, name: str) -> pl.Series:
     # Infinity and NaN say as little as null does, and one of them would spread through a whole batch.
     values = rows[name].cast(pl.Float64)
-    return values.set(~values.is_finite(), None) if values.len() else values
+    return values.set(~values.is_between(-LARGEST, LARGEST, closed="none"), None) if values.len() else values
 
 
 def _fit_number(values: pl.Series, bins: int) -> NumberColumn:
@@ -170,7 +180,16 @@ def _fit_number(values: pl.Series, bins: int) -> NumberColumn:
     if not scale:
         return column
     edges = _quantile_edges((known - center) / scale, bins)
-    return column.model_copy(update={"edges": edges})
+    if not _crowded(edges):
+        return column.model_copy(update={"edges": edges})
+    shares = np.unique([*np.linspace(0, 1, bins + 1), *TAILS])  # few values are left in a bin with the furthest one
+    grid = tuple(np.unique(np.quantile(known, shares, method="nearest")).tolist())
+    return column.model_copy(update={"grid": grid, "edges": tuple(np.linspace(-1.7, 1.7, len(grid)).tolist())})
+
+
+def _crowded(edges: tuple[float, ...]) -> bool:
+    at = np.asarray(edges)
+    return bool(np.any(np.diff(at) < FINEST * np.maximum(np.abs(at[:-1]), np.abs(at[1:]))))
 
 
 def _quantile_edges(values: NDArray[np.float64], bins: int) -> tuple[float, ...]:

@@ -65,7 +65,9 @@ def _train(work: Work, pipeline: Pipeline, history: History, store: Store) -> Tr
     if work.train_from is not None:
         known = known.filter(pl.col(event_time) >= work.train_from)
     try:
-        windows = split_windows(known[event_time], pipeline.promotion.holdout)
+        windows = split_windows(
+            known[event_time], pipeline.promotion.holdout, minimum_holdout_rows=pipeline.promotion.minimum_rows
+        )
         rows = known.filter(pl.col(event_time) < windows.holdout_start)
         scorer = _fit(pipeline, rows, windows.validation_start)
     except (TooFewRows, ValueError) as error:  # too few rows or one class: an answer, and the replay goes on

@@ -7,6 +7,7 @@ import secrets
 from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from pydantic import ValidationError
 from s3fs import S3FileSystem
 
 from perennial.lakehouse.artifacts import MANIFEST, ArtifactRefused, Manifest, dump_json
@@ -64,7 +65,7 @@ def read_checkpoint(storage: S3FileSystem, where: str) -> FitState:
     try:
         manifest = Manifest.model_validate_json(storage.cat_file(f"{where}/{MANIFEST}"))
         files = {name: manifest.check(where, name, storage.cat_file(f"{where}/{name}")) for name in (TENSORS, STATE)}
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValidationError) as error:  # no manifest, or one that was cut short
         raise ArtifactRefused(f"checkpoint {where} is incomplete: {error}. It is not gone on from.") from error
     values = json.loads(files[STATE])
     state = FitState(epoch=values["epoch"], kept_epoch=values["kept_epoch"], bound=values["bound"])
@@ -93,8 +94,8 @@ def told_lines(storage: S3FileSystem, run: str) -> dict[str, str]:
     for where in _folders(storage, run):
         try:
             lines[where] = json.loads(storage.cat_file(f"{where}/{STATE}"))["line"]
-        except FileNotFoundError:
-            continue  # Ray keeps the newest ones only: an older one may go while it is read
+        except (FileNotFoundError, ValueError, KeyError):
+            continue  # an older one may go while it is read: Ray keeps the newest; a damaged one has nothing to tell
     return lines
 
 

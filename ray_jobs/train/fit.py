@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -200,7 +201,7 @@ def _train_epoch(
     net.train()
     device = rows.target.device
     batch_rows = max(1, options.batch_rows // group.size)
-    steps = math.ceil(rows.rows / batch_rows)
+    steps = len(_starts(rows.rows, batch_rows))
     total = torch.zeros((), device=device)
     for step, batch in enumerate(shuffled(rows, batch_rows)):
         rate = options.learning_rate * one_cycle(epoch * steps + step, options.epochs * steps)
@@ -220,10 +221,18 @@ def _train_epoch(
 def shuffled(rows: Batch, batch_rows: int) -> Iterator[Batch]:
     """All rows once, in an order that torch's seed decides, in batches that are slices of larger copies."""
     order = torch.randperm(rows.rows).to(rows.target.device)
-    for start in range(0, rows.rows, batch_rows * GATHERED_STEPS):
-        gathered = rows.at(order[start : start + batch_rows * GATHERED_STEPS])
-        for first in range(0, gathered.rows, batch_rows):
-            yield gathered.at(slice(first, first + batch_rows))
+    starts = [*_starts(rows.rows, batch_rows), rows.rows]
+    for place in range(0, len(starts) - 1, GATHERED_STEPS):
+        ends = starts[place : place + GATHERED_STEPS + 1]
+        gathered = rows.at(order[ends[0] : ends[-1]])
+        for first, last in pairwise(ends):
+            yield gathered.at(slice(first - ends[0], last - ends[0]))
+
+
+def _starts(rows: int, batch_rows: int) -> list[int]:
+    """Where batches begin; a lone last row goes with the batch before it: there is no spread to normalise one row by."""
+    starts = list(range(0, rows, batch_rows))
+    return starts[:-1] if len(starts) > 1 and batch_rows > 1 and rows - starts[-1] == 1 else starts
 
 
 def one_cycle(step: int, steps: int, warm_share: float = 0.2) -> float:

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from perennial.lakehouse.artifacts import ArtifactRefused
 from perennial.lakehouse.lake import Lake
 from perennial.lakehouse.registry import ModelVersion, read_version, snapshot_as_of
 from perennial.lakehouse.scorers import load_scorer
@@ -16,9 +17,9 @@ from perennial.rules.contest import PromotionVerdict
 from perennial.rules.joins import MOMENT
 from perennial.rules.metrics import Measure
 from perennial.rules.promotion import judge_promotion
-from perennial.rules.scoring import Scorer
+from perennial.rules.scoring import NoBuilder, Scorer
 from perennial.rules.weighted import one_hot
-from perennial.spec import Pipeline, load_pipeline
+from perennial.spec import Pipeline, TorchModel, load_pipeline
 from ray_jobs.train.rows import LABEL_KNOWN_AT, event_time_of, labelled, read_rows
 
 Floats = NDArray[np.float64]
@@ -54,7 +55,7 @@ def judge(request: JudgeRequest) -> Judged:
     assert snapshot_id is not None, "a version was trained from this table"
     rows = read_rows(lake, pipeline, snapshot_id, labelled(pipeline, request.as_of, start=start))
     ours = _scorer(lake, pipeline, challenger)
-    theirs = _scorer(lake, pipeline, champion) if champion else None
+    theirs = _champion(lake, pipeline, champion) if champion else None
     event_time = rows[event_time_of(pipeline)] if rows.height else pl.Series(dtype=pl.Datetime("us", "UTC"))
     newest = event_time.max()
     return Judged(
@@ -70,7 +71,7 @@ def _verdict(
     snapshot_id: int,
     rows: pl.DataFrame,
     ours: Scorer,
-    theirs: Scorer | None,
+    theirs: Scorer | str | None,
     challenger: ModelVersion,
 ) -> PromotionVerdict:
     missing = [name for name in ours.inputs if name not in rows.columns]
@@ -81,7 +82,7 @@ def _verdict(
         )
         return PromotionVerdict(verdict="reject", answer="inputs_missing", reason=why, evidence={"rows": rows.height})
     incomparable = _incomparable(ours, theirs, rows) if theirs else None
-    compared = theirs if theirs and not incomparable else None
+    compared = theirs if isinstance(theirs, Scorer) and not incomparable else None
     told = challenger.read_metrics()
     return judge_promotion(
         Measure(pipeline.metric, ours.description.threshold, pipeline.promotion.quantile),
@@ -102,8 +103,10 @@ def truth(scorer: Scorer, labels: pl.Series) -> Floats:
     return scorer.description.labels(labels)
 
 
-def _incomparable(ours: Scorer, theirs: Scorer, rows: pl.DataFrame) -> str | None:
+def _incomparable(ours: Scorer, theirs: Scorer | str, rows: pl.DataFrame) -> str | None:
     """Why the champion cannot be scored on these rows; None where it can. Inputs that were added are no reason."""
+    if isinstance(theirs, str):
+        return theirs
     gone = [name for name in theirs.inputs if name not in rows.columns]
     if gone:
         return f"the champion's inputs {gone} are no longer among the features"
@@ -123,14 +126,28 @@ def _last_labels(
     label = pipeline.label.name
     columns = [event_time_of(pipeline), label, LABEL_KNOWN_AT]
     known = read_rows(request.lake, pipeline, snapshot_id, labelled(pipeline, request.as_of), columns)
-    known = known.select(pl.col(LABEL_KNOWN_AT).alias(MOMENT), pl.col(label).alias("last")).sort(MOMENT)
+    known = known.sort(LABEL_KNOWN_AT, columns[0], maintain_order=True)
+    known = known.select(pl.col(LABEL_KNOWN_AT).alias(MOMENT), pl.col(label).alias("last"))
     asked = rows.select(MOMENT).with_row_index().sort(MOMENT)
-    found = asked.join_asof(known, on=MOMENT, strategy="backward").sort("index")["last"]
+    # Earlier, not as early: a label that is on the entity's own row is known at the very moment of its prediction.
+    found = asked.join_asof(known, on=MOMENT, strategy="backward", allow_exact_matches=False).sort("index")["last"]
     blind = np.broadcast_to(np.asarray(constant, dtype=np.float64), (rows.height, *np.shape(constant)))
     there = found.is_not_null().to_numpy()
     last = truth(ours, found)
     told = one_hot(last, blind.shape[1]) if blind.ndim > 1 else last
     return np.where(there if blind.ndim == 1 else there[:, None], told, blind)
+
+
+def _champion(lake: Lake, pipeline: Pipeline, version: ModelVersion) -> Scorer | str:
+    """The champion, or why the pipeline's file as it is now does not build its network."""
+    try:
+        return _scorer(lake, pipeline, version)
+    except NoBuilder as error:
+        return f"the champion's network is not that of today: {error}"
+    except ArtifactRefused as error:
+        if isinstance(pipeline.model, TorchModel):  # the builder has its name still, and other layers
+            return f"the champion's weights do not fit the network of today: {error}"
+        raise
 
 
 def _scorer(lake: Lake, pipeline: Pipeline, version: ModelVersion) -> Scorer:

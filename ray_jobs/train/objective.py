@@ -65,7 +65,14 @@ def row_losses(output: Tensor, target: Tensor, task: str, own: Loss | None = Non
 
 def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
     """The mean over rows; weights are about 1 on average, so that a batch's share is the same for all batches."""
-    return losses.mean() if weight is None else (losses * weight).mean()
+    if weight is None:
+        return losses.mean()
+    if losses.shape != weight.shape:
+        raise ValueError(
+            f"the loss is of shape {tuple(losses.shape)} for {len(weight)} rows that have weights; it must give one value a "
+            "row, (n,), or the weights would count for nothing. Return the rows' losses without taking their mean."
+        )
+    return (losses * weight).mean()
 
 
 def judge(

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from perennial.rules.description import Architecture, ModelDescription, ModuleSource, find_classes
+from perennial.rules.description import Architecture, ModelDescription, ModuleSource, check_labels, find_classes
 from perennial.rules.features import code_hash, input_names, label_weights
 from perennial.rules.metrics import best_threshold
 from perennial.rules.scoring import Scorer
@@ -24,6 +24,10 @@ from ray_jobs.train.weights import weigh_rows
 logger = logging.getLogger(__name__)
 
 
+class NothingVaries(ValueError):
+    """Every input has one value, or none, in all rows."""
+
+
 def train(request: TrainRequest) -> TrainedModel:
     """Train, judge and store one model. Stopped at any point and asked again, it goes on from the last checkpoint."""
     pipeline = load_pipeline(request.pipeline, request.pipelines)
@@ -35,7 +39,8 @@ def train(request: TrainRequest) -> TrainedModel:
         labelled(pipeline, request.as_of, start=request.train_from),
         _time_columns(pipeline),
     )
-    windows = split_windows(times[event_time], pipeline.promotion.holdout)
+    promotion = pipeline.promotion
+    windows = split_windows(times[event_time], promotion.holdout, minimum_holdout_rows=promotion.minimum_rows)
     usable = labelled(pipeline, request.as_of, start=request.train_from, end=windows.holdout_start)
     rows = read_rows(lake, pipeline, request.features_snapshot_id, usable)
     training = rows.filter(pl.col(event_time) < windows.validation_start)
@@ -44,8 +49,10 @@ def train(request: TrainRequest) -> TrainedModel:
         f"{training.height:,}", f"{rows.height - training.height:,}", windows.train_start, windows.holdout_start,
     )  # fmt: skip
 
+    check_labels(rows[label], pipeline.model.task)
     description = describe_model(pipeline, training, rows[label])
-    weights = weigh_rows(pipeline, description, training)
+    weights = weigh_rows(pipeline, description, rows)
+    description = description.model_copy(update={"class_weights": weights.by_class})
     options = FitOptions.of(pipeline.model, training.height, weighted=bool(label_weights(pipeline)))
     state = fit_on_ray(request, pipeline, description, options, windows, weights)
     validation = rows.filter(pl.col(event_time) >= windows.validation_start)
@@ -93,11 +100,16 @@ def _time_columns(pipeline: Pipeline) -> list[str]:
 def describe_model(pipeline: Pipeline, rows: pl.DataFrame, labels: pl.Series) -> ModelDescription:
     """What is learned of the training rows; `labels` are those of the validation rows as well, where classes may be new."""
     model, label = pipeline.model, rows[pipeline.label.name]
-    regression = model.task == "regression"
+    regression, preprocessing = model.task == "regression", fit_preprocessing(rows, input_names(pipeline))
+    if not (preprocessing.number_width or preprocessing.categories):
+        raise NothingVaries(
+            f"none of {pipeline.name}'s inputs {list(input_names(pipeline))} varies over the {rows.height:,} rows to train "
+            "on: there is nothing to learn from. Nothing was trained. Look at the feature page for what features() made."
+        )
     return ModelDescription(
         task=model.task,
         architecture=_architecture(model),
-        preprocessing=fit_preprocessing(rows, input_names(pipeline)),
+        preprocessing=preprocessing,
         target_center=float(label.to_numpy().mean()) if regression else 0.0,
         target_scale=(float(label.to_numpy().std()) or 1.0) if regression else 1.0,
         classes=find_classes(labels) if model.task == "multiclass" else (),

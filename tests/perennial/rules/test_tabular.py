@@ -75,6 +75,30 @@ def test_large_numbers_keep_their_differences() -> None:
     assert len(np.unique(numbers)) == 100
 
 
+@pytest.mark.parametrize(
+    "values", [np.r_[np.random.default_rng(1).random(4_999), 1e12], np.exp(np.linspace(-30, 30, 5_000))]
+)
+def test_one_giant_or_ten_powers_of_ten_leave_the_other_values_apart(values: np.ndarray) -> None:
+    rows = pl.DataFrame({"x": values})
+    fitted = fit_preprocessing(rows, {"x": "number"})
+    numbers = fitted.apply(rows).numbers[:, 0]
+    assert len(np.unique(numbers)) > 4_900
+    order = np.argsort(values)
+    assert (np.diff(numbers[order]) >= 0).all()
+    (column,) = fitted.numbers
+    assert (column.edges[0], column.edges[-1]) == (numbers.min(), numbers.max()) == pytest.approx((-1.7, 1.7))
+    assert (
+        Preprocessing.model_validate_json(fitted.model_dump_json()).apply(rows).numbers[:, 0].tolist()
+        == numbers.tolist()
+    )
+
+
+def test_the_largest_float_there_is_stands_for_a_missing_value() -> None:
+    rows = pl.DataFrame({"x": [1.0, 2.0, 3.0, 1.7e308, -1.7e308] * 20})
+    (column,) = fit_preprocessing(rows, {"x": "number"}).numbers
+    assert (column.center, column.missing_seen) == (2.0, True)
+
+
 def test_it_is_the_same_after_a_trip_through_json() -> None:
     fitted = fit_preprocessing(ROWS, INPUTS)
     again = Preprocessing.model_validate_json(fitted.model_dump_json())

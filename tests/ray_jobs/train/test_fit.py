@@ -1,6 +1,7 @@
 """The loop without Ray: it learns, it repeats itself bit for bit, and it goes on where it was stopped."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from perennial.rules.metrics import roc_auc
 from perennial.rules.network import TabularNet, combine
 from perennial.rules.tabular import Preprocessing, fit_preprocessing
 from perennial.spec import TabularModel
-from ray_jobs.train.checkpoints import TENSORS, read_checkpoint, told_lines, write_checkpoint
-from ray_jobs.train.fit import EpochReport, FitOptions, FitState, fit
+from ray_jobs.train.checkpoints import STATE, TENSORS, newest_checkpoint, read_checkpoint, told_lines, write_checkpoint
+from ray_jobs.train.fit import EpochReport, FitOptions, FitState, fit, shuffled
 from ray_jobs.train.objective import Batch, judge
 from tests.ray_jobs.train.world import INPUTS, rows
 
@@ -107,6 +108,43 @@ def test_a_checkpoint_without_its_manifest_is_not_gone_on_from(lake: Lake) -> No
     storage.rm_file(f"{where}/{MANIFEST}")
     with pytest.raises(ArtifactRefused, match="incomplete"):
         read_checkpoint(storage, where)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"format'])
+def test_a_checkpoint_of_which_a_file_was_cut_short_stops_no_training(lake: Lake, left: bytes) -> None:
+    storage, run = lake.files(), f"lake/cut-{len(left)}"
+    first, second = EpochReport(1, 2, 0.1, 0.1, 0.1, 1.0), EpochReport(2, 2, 0.1, 0.1, 0.1, 1.0)
+    whole, cut = replace(trained(epochs=1), epoch=1), replace(trained(epochs=1), epoch=2)
+    kept, where = write_checkpoint(storage, run, whole, first), write_checkpoint(storage, run, cut, second)
+    for file in (MANIFEST, STATE):
+        storage.pipe_file(f"{where}/{file}", left)
+    newest = newest_checkpoint(storage, run)
+    assert newest is not None
+    assert newest.epoch == 1
+    assert list(told_lines(storage, run)) == [kept]
+
+
+def test_a_lone_last_row_goes_with_the_batch_before_it() -> None:
+    _, training, validation = prepared("binary", 122)  # 97 to train on, 32 a batch
+    assert training.rows == 97
+
+    class Normed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.out = torch.nn.BatchNorm1d(training.numbers.shape[1]), torch.nn.LazyLinear(1)
+
+        def forward(self, numbers: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.out(self.norm(numbers))[:, 0]
+            return output
+
+    net = Normed()
+    net(training.numbers, training.categories)
+    options = FitOptions.of(TabularModel("binary", epochs=1), training.rows)
+    assert training.rows % options.batch_rows == 1
+    assert fit(net, training, validation, options).kept_epoch
+    torch.manual_seed(1)
+    sizes = [batch.rows for batch in shuffled(training, 32)]
+    assert sizes == [32, 32, 33]
 
 
 def test_large_tables_are_passed_over_less_often_and_small_ones_more() -> None:

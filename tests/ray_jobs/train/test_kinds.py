@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perennial.rules.description import Architecture, ModelDescription, ModuleSource, Task, find_classes
+from perennial.rules.description import (
+    Architecture,
+    ModelDescription,
+    ModuleSource,
+    Task,
+    UnfitLabels,
+    check_labels,
+    find_classes,
+)
 from perennial.rules.metrics import roc_auc
 from perennial.rules.scoring import (
     NoBuilder,
@@ -125,6 +133,42 @@ def test_a_table_of_constants_gives_the_share_of_the_class(constant: Mapping[str
     labels = pl.Series([1.0, 0.0, 0.0, 0.0] * 100)
     scores = learned("binary", rows, labels, SMALL).score(rows)
     assert scores == pytest.approx(0.25, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "says"),
+    [
+        ("binary", [1.0, 2.0, 2.0], r"2 of 3 labels of a binary model are 2, and not 0 and 1"),
+        ("binary", [-1.0, 1.0, None], r"1 of 3 labels .* are -1"),
+        ("regression", [1.0, float("nan"), float("inf")], "2 of 3 labels of a regression model are inf, nan"),
+    ],
+)
+def test_labels_that_teach_nonsense_are_named(task: Task, values: list[float], says: str) -> None:
+    with pytest.raises(UnfitLabels, match=says):
+        check_labels(pl.Series(values), task)
+    check_labels(pl.Series([True, False, None]), "binary")
+
+
+def test_classes_that_counted_more_in_training_leave_scores_that_are_probabilities() -> None:
+    rows = table(4_000)
+    rare = pl.Series(rows["y"] > 2.2)
+    share = rare.mean()
+    assert isinstance(share, float)
+    balanced = (0.5 / (1 - share), 0.5 / share)
+    weight = torch.from_numpy(np.where(rare, balanced[1], balanced[0]).astype(np.float32))
+    scorer = learned("binary", rows, rare, replace(FAST, epochs=8), weight)
+    told = Scorer(scorer.description.model_copy(update={"class_weights": balanced}), scorer._net.state_dict())
+    assert scorer.score(rows).mean() > 1.3 * share
+    assert told.score(rows).mean() == pytest.approx(share, rel=0.15)
+    assert roc_auc(rare.to_numpy(), told.score(rows)) == pytest.approx(
+        roc_auc(rare.to_numpy(), scorer.score(rows)), abs=1e-3
+    )
+
+
+def test_a_loss_of_the_pipeline_s_own_that_ignores_weights_is_refused() -> None:
+    model = TorchModel("regression", builder=line, loss=mean_absolute, epochs=1)
+    with pytest.raises(ValueError, match=r"shape \(\) for \d+ rows that have weights"):
+        learned("regression", table(300), table(300)["y"], model, torch.ones(300))
 
 
 def test_rows_that_weigh_nothing_teach_nothing() -> None:
