@@ -132,12 +132,13 @@ def in_order(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _by_position(rows: pl.DataFrame) -> pl.DataFrame:
-    # row 10 of a file comes after its row 9, and so does message 10 of a partition
-    place, number = (
-        pl.col("_position").str.replace(r"\d+$", ""),
+    # row 10 of a file comes after its row 9, so does message 10 of a partition, and byte 1000 of a file after its byte 200
+    place, start, number = (
+        pl.col("_position").str.replace(r"(@\d+#|@|#)\d+$", ""),
+        pl.col("_position").str.extract(r"@(\d+)#\d+$").cast(pl.Int64).fill_null(0),
         pl.col("_position").str.extract(r"(\d+)$").cast(pl.Int64),
     )
-    return rows.sort("_same", place, number, maintain_order=True).drop("_same")
+    return rows.sort("_same", place, start, number, maintain_order=True).drop("_same")
 
 
 def read_known(
@@ -167,7 +168,7 @@ def read_keys(lake: Lake, pipeline: Pipeline, source: str, columns: Sequence[str
     known = f"_known_at <= '{as_of.isoformat()}'"
     rows = pl.DataFrame(pl.from_arrow(read_columns(lake, identifier, wanted, row_filter=known)))
     if not set(columns) <= set(declared.key):  # what a key said before it was corrected is no longer so
-        rows = rows.sort(order, maintain_order=True).unique(list(declared.key), keep="last", maintain_order=True)
+        rows = in_order(rows).unique(list(declared.key), keep="last", maintain_order=True)
     return rows.select(columns).unique()
 
 

@@ -38,7 +38,11 @@ def fit_columns(
         quarantined_rows=0,
         failed={name: FailedCheck(severity="warn", rows=rows) for name, rows in warned.items() if rows},
     )
-    return fit_kept(source, arrived), counts
+    fitted = fit_kept(source, arrived)
+    if not from_header:  # such as messages of an older schema, which lack what the contract needs
+        lacking = [name for name in _nullable(source.contract) if name not in fitted.columns]
+        fitted = fitted.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
+    return fitted, counts
 
 
 def fit_kept(source: Source, arrived: pl.DataFrame) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from perennial.rules.batch import BatchCounts, FailedCheck
 from perennial.rules.compiled import ContractMistake, compile_contract
 from perennial.rules.judges import Masks, judge_by_pandera, judge_fused
 from perennial.rules.parsing import parse_block
-from perennial.rules.unique import Around, fingerprints, unique_check, unique_sets
+from perennial.rules.unique import Around, fingerprints, seed_of, unique_check, unique_sets
 from perennial.spec.checks import References, Severity
 from perennial.spec.derived import derive_columns
 from perennial.spec.load import contract_columns
@@ -90,7 +90,7 @@ def check_block(source: Source, arrived: pl.DataFrame, around: Around | None = N
         if isinstance(rule, References):
             masks[rule.name] = _unknown(keys, rule, around.known[rule.name])
     checked = _split(source, arrived, parsed, {name: mask for name, mask in masks.items() if mask.any()})
-    return replace(checked, prints=_prints(arrived, keys, sets, around.seed)) if sets else checked
+    return replace(checked, prints=_prints(source, arrived, keys, around)) if sets else checked
 
 
 def derive(source: Source, good: pl.DataFrame) -> pl.DataFrame:
@@ -152,10 +152,12 @@ def _without_ours(masks: Masks, lost: dict[str, pl.Series]) -> Masks:
     return masks
 
 
-def _prints(arrived: pl.DataFrame, parsed: pl.DataFrame, sets: dict[str, list[str]], seed: int) -> pl.DataFrame:
+def _prints(source: Source, arrived: pl.DataFrame, parsed: pl.DataFrame, around: Around) -> pl.DataFrame:
     each = [
-        fingerprints(parsed, columns, seed).rename({"a": f"a{number}", "b": f"b{number}"})
-        for number, columns in enumerate(sets.values())
+        fingerprints(parsed, columns, seed_of(source, check, around.seed, around.batch)).rename(
+            {"a": f"a{number}", "b": f"b{number}"}
+        )
+        for number, (check, columns) in enumerate(unique_sets(source).items())
     ]
     return pl.concat([arrived.select("_position"), *each], how="horizontal")
 

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import zlib
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -28,6 +29,7 @@ def encode_rows(fields: pl.DataFrame) -> pl.DataFrame:
     Rows with the same fields and types have the same schema, and others have another.
     """
     fields = fields.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+    fields = fields.cast({name: _without_maps(dtype) for name, dtype in fields.schema.items() if dtype.is_nested()})
     if not fields.columns:
         rows = pl.repeat("{}", len(fields), eager=True)
     else:
@@ -70,6 +72,19 @@ def _schema_text(fields: pl.DataFrame) -> str:
 
 def _is_finite(field: pl.Series) -> bool:
     return field.dtype.is_float() and bool(field.is_finite().all())
+
+
+def _without_maps(dtype: Any) -> Any:
+    """A map is a list of keys with their values, which may come twice: as an object of JSON it would lose them."""
+    match dtype:
+        case pl.Map(key=key, value=value):
+            return pl.List(pl.Struct({"key": _without_maps(key), "value": _without_maps(value)}))
+        case pl.List(inner=inner):
+            return pl.List(_without_maps(inner))
+        case pl.Struct(fields=parts):
+            return pl.Struct({part.name: _without_maps(part.dtype) for part in parts})
+        case _:
+            return dtype
 
 
 def _to_json(field: pl.Expr, dtype: Dtype, finite: bool = False) -> pl.Expr:

@@ -64,6 +64,7 @@ def judge_parts(
     around = replace(around, pseudonyms=pseudonyms)  # only now: a key does not travel
     hide = partial(keep, source, pseudonyms) if pseudonyms else None
     for rows, unreadable in _read(lake, source, parts, limit):
+        rows = rows.drop("_failed_checks", strict=False)  # a field of this name would hide the reasons that we give
         fault_point("read")
         fitted, warned = fit_columns(pipeline, source, rows, from_header=_from_header(source, rows))
         try:

@@ -2,7 +2,6 @@
 
 import re
 import secrets
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -175,15 +174,14 @@ def repair_rows(source: Source, kept: pl.DataFrame, repaired_at: datetime, aroun
     """
     first, pseudonyms = kept.row(0, named=True), around.pseudonyms
     batch = f"{first['batch_id']}/"
-    if source.same_key != "violation":  # unique within a batch, so that the same value in another one is another value
-        around = replace(around, seed=around.seed ^ zlib.crc32(batch.encode()))
+    around = replace(around, batch=first["batch_id"])
     arrived = decode_rows(kept["raw_row"], kept["arrived_schema"][0])
     if pseudonyms:
         arrived = pseudonyms.reveal(arrived)
     arrived = arrived.with_columns(_position=kept["position"], _failed_checks=kept["failed_checks"])
     try:
         mended = fit_kept(source, _mended(source, arrived).drop("_failed_checks", strict=False))
-        checked = check_block(source, mended.with_columns(pl.lit(batch) + pl.col("_position")), around)
+        checked = check_block(source, mended.with_columns(_position=pl.lit(batch) + pl.col("_position")), around)
         derived = derive(source, checked.good)
     except ContractMistake as mistake:
         if pseudonyms is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import ray
-from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression, In
 from pyiceberg.io.pyarrow import ArrowScan
 
 from perennial.lakehouse.lake import Lake
@@ -19,7 +19,7 @@ from perennial.lakehouse.positions import Batch
 from perennial.lakehouse.quarantine import Repair
 from perennial.lakehouse.raw import raw_table
 from perennial.lakehouse.tables import plan_files
-from perennial.rules.unique import fingerprints, unique_check, unique_sets
+from perennial.rules.unique import fingerprints, is_forever, seed_of, unique_sets
 from perennial.spec.load import load_pipeline
 from perennial.spec.sources import Source
 
@@ -48,7 +48,8 @@ def find_repeated(
     snapshot: int | None,
     seed: int,
 ) -> Repeated:
-    """Compare the fingerprints of a batch with each other, and with the table's where a key may never come again.
+    """Compare the fingerprints of a batch with each other, and with the table's where a key may never come again. Those of
+    a repair are also compared with what the table has of their batches: an earlier repair may have brought a row's twin.
 
     Args:
         staged: URIs of fingerprints; they are deleted.
@@ -58,8 +59,7 @@ def find_repeated(
     if not staged:
         return {}
     shards = rows // SHARD_ROWS + 1
-    table = snapshot if source.same_key == "violation" else None
-    tasks = [_compare.remote(lake, pipelines, batch, staged, table, seed, shard, shards) for shard in range(shards)]
+    tasks = [_compare.remote(lake, pipelines, batch, staged, snapshot, seed, shard, shards) for shard in range(shards)]
     found: list[Repeated] = ray.get(tasks)
     for uri in staged:
         lake.files().rm_file(uri)
@@ -81,12 +81,11 @@ def _compare(
     """The rows of one shard whose values stand elsewhere."""
     source = load_pipeline(batch.pipeline, pipelines).source(batch.source)
     repeated: Repeated = {}
-    for number, check in enumerate(unique_sets(source)):
+    for number, (check, columns) in enumerate(unique_sets(source).items()):
         prints = pl.concat([_read(lake, uri, number, shard, shards) for uri in staged])
         again = prints.select(pl.struct("a", "b").is_duplicated()).to_series()
-        if snapshot is not None and check == unique_check(source):
-            key, place = list(source.key), raw_table(lake, batch.pipeline, batch.source)
-            known = _in_table(lake, place, snapshot, key, seed, prints.select("a", "b").unique())
+        if snapshot is not None and (isinstance(batch, Repair) or is_forever(source, check)):
+            known = _in_table(lake, batch, snapshot, source, check, columns, seed, prints)
             told = prints.join(
                 known.with_columns(known=pl.lit(value=True)), on=["a", "b"], how="left", maintain_order="left"
             )
@@ -103,13 +102,29 @@ def _read(lake: Lake, uri: str, number: int, shard: int, shards: int) -> pl.Data
 
 
 def _in_table(
-    lake: Lake, place: tuple[str, str], snapshot: int, key: list[str], seed: int, wanted: pl.DataFrame
+    lake: Lake,
+    batch: Batch | Repair,
+    snapshot: int,
+    source: Source,
+    check: str,
+    columns: list[str],
+    seed: int,
+    prints: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Those of the wanted fingerprints that rows of a table have; one data file at a time is in memory."""
+    """Those of the fingerprints that rows have with which a check compares them; one data file at a time is in memory."""
+    place, wanted = raw_table(lake, batch.pipeline, batch.source), prints.select("a", "b").unique()
+    among: BooleanExpression = AlwaysTrue()
+    split = []
+    if not is_forever(source, check):  # a repaired row's position begins with its batch
+        among = In("_batch_id", prints["_position"].str.extract("^([^/]*)/").unique().to_list())
+        split = ["_batch_id"]
     table = lake.catalog().load_table(place)
-    scan = ArrowScan(table.metadata, table.io, table.schema().select(*key), AlwaysTrue())
+    scan = ArrowScan(table.metadata, table.io, table.schema().select(*columns, *split), among)
     found = [wanted.head(0)]
-    for task in plan_files(lake, place, snapshot):
-        rows = pl.DataFrame(pl.from_arrow(scan.to_table([task])))
-        found.append(fingerprints(rows, key, seed).join(wanted, on=["a", "b"], how="semi"))
+    for task in plan_files(lake, place, snapshot, among):
+        read = pl.DataFrame(pl.from_arrow(scan.to_table([task])))
+        for rows in read.partition_by(split) if split else [read]:
+            of = rows["_batch_id"].first() if split and len(rows) else ""
+            told = fingerprints(rows, columns, seed_of(source, check, seed, str(of)))
+            found.append(told.join(wanted, on=["a", "b"], how="semi"))
     return pl.concat(found).unique()

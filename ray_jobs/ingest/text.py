@@ -97,7 +97,7 @@ def read_csv(stream: Any, names: list[str] | None, block_bytes: int) -> Iterator
         end += "".join(line for line, *_ in chunk.unreadable[-1:])
         yield chunk
     # pyarrow takes a field that is never closed to be closed where the file ends, whatever it has swallowed
-    if text.quotes % 2 and "\n" in end and text.last != b'"':
+    if text.quotes % 2 and ("\n" in end or "\r" in end) and text.last != b'"':
         raise UnreadableFile("a quoted field is opened near its end and never closed")
 
 

@@ -1,5 +1,6 @@
 """Small files of text that begin alike, parsed at once: to start a parser costs as much as to read hundreds of rows."""
 
+import codecs
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class SmallText:
     def of(name: str, content: bytes, kind: FileFormat, origin: Any) -> "SmallText | None":
         """None where lines may be other than rows: fields that go on in the next line, lines that end in `\\r` alone."""
         header, _, body = content.partition(b"\n") if kind == "csv" else (b"", b"", content)
+        if kind == "jsonl":
+            body = body.removeprefix(codecs.BOM_UTF8)  # the parser takes away the first file's only
         quoted = kind == "csv" and b'"' in content
         # an even number in each line, and a last line that ends: a field that is never closed would swallow its end
         if quoted and (content[-1:] != b"\n" or any(line.count(b'"') % 2 for line in content.split(b"\n"))):

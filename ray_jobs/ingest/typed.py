@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ray_jobs.ingest.chunks import NOTHING_UNREADABLE, Arrived, Chunk, UnreadableFile
 
 AVRO_ROWS = 20_000
-_AVRO_BROKEN = (ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+_AVRO_BROKEN = (ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
 _AVRO_TYPES: dict[str, pa.DataType] = {
     "boolean": pa.bool_(),
     "int": pa.int64(),
@@ -47,9 +47,21 @@ def read_parquet(file: Any, block_bytes: int, start: int, end: int) -> Iterator[
             rows = max(1024, block_bytes * group.num_rows // max(1, group.total_byte_size))
             at = first
             for batch in parquet.iter_batches(batch_size=rows, row_groups=[number], use_threads=False):
-                yield at, Chunk(pa.Table.from_batches([batch]))
+                yield at, Chunk(_readable(pa.Table.from_batches([batch])))
                 at += len(batch)
         first += group.num_rows
+
+
+def _readable(rows: pa.Table) -> pa.Table:
+    """Decimals of more than 38 digits, which Polars does not have, as text: the contract's type tells what fits."""
+    for number, field in enumerate(rows.schema):
+        if pa.types.is_decimal256(field.type):
+            rows = rows.set_column(number, field.name, rows.column(number).cast(pa.string()))
+        elif "decimal256" in str(field.type):
+            raise UnreadableFile(
+                f"its column {field.name!r} is of {field.type}; decimals may have 38 digits, so write it so"
+            )
+    return rows
 
 
 def read_avro(file: Any) -> Iterator[Chunk]:

@@ -211,3 +211,17 @@ def test_a_key_that_may_never_come_again_does_not_come_back_twice(
     assert publish_repair.fn(lake, pipelines, judge_again(compute, lake, pipelines, batch=second)) == 1
     assert judge_again(compute, lake, pipelines).repaired_rows == 0
     assert raw(lake).filter(order_id=70)["product"].to_list() == ["pen"]
+
+
+def test_of_rows_with_one_key_the_second_does_not_come_back_after_the_first(
+    compute: Compute, lake: Lake, pipelines: Path
+) -> None:
+    once = 'key=["order_id"], same_key="violation_in_batch",'
+    write_shop(pipelines, FILE.replace('key=["order_id"],', once, 1))
+    put(lake, "orders/1.csv", orders(1, 8) + "9,pen,2024-05-01T12:00:00Z,500,\n9,ink,2024-05-01T12:00:00Z,1,\n")
+    bring_in(compute, lake, pipelines)
+    write_shop(pipelines, LARGER.replace('key=["order_id"],', once, 1))
+    assert publish_repair.fn(lake, pipelines, judge_again(compute, lake, pipelines, check="pieces:")) == 1
+    rest = judge_again(compute, lake, pipelines)
+    assert {name: check.rows for name, check in rest.counts.failed.items()} == {"unique(order_id)": 1}
+    assert raw(lake).filter(order_id=9)["product"].to_list() == ["pen"]

@@ -215,6 +215,12 @@ def test_fingerprints_are_equal_where_values_are_and_only_there() -> None:
         )
 
 
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int16, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64])
+def test_an_integer_has_one_fingerprint_whatever_its_type(dtype: type[pl.DataType]) -> None:
+    went, came = pl.DataFrame({"x": [1, 2, 100]}, {"x": dtype}), pl.DataFrame({"x": [1, 2, 100]}, {"x": pl.Int32})
+    assert fingerprints(went, ["x"], seed=5).equals(fingerprints(came, ["x"], seed=5))
+
+
 def test_a_column_that_did_not_arrive_is_named() -> None:
     with pytest.raises(
         ColumnsMissing, match=r"\['weight'\] of the contract are missing; there are \['order_id'.*ingest again"

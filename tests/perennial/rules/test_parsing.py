@@ -45,15 +45,32 @@ def utc(*parts: int) -> datetime:
         (pl.Date, "2023-02-29", None),
         (pl.Time, "23:59:00.5", time(23, 59, 0, 500_000)),
         (pl.Time, "24:00:00", None),
+        (pl.Time, "23:59:00.1234567", None),
+        (pl.Int64, "9007199254740993.0", 9007199254740993),
+        (pl.Int64, "9007199254740993.5", None),
+        (pl.Int64, "1500e-2", 15),
+        (pl.Int64, "1e-30", None),
+        (pl.Int64, "0e-30", 0),
+        (pl.Int64, "+3.00", 3),
+        (pl.UInt64, "9223372036854775808", None),  # more than a table holds
+        (pl.Float64, "1e400", None),
+        (pl.Float32, "1e39", None),
+        (pl.Float64, "-inf", float("-inf")),
         (pl.Decimal(10, 2), "1.25", Decimal("1.25")),
+        (pl.Decimal(10, 2), "12.345", None),
+        (pl.Decimal(10, 2), "19.999", None),
+        (pl.Decimal(10, 2), " 1.250 ", Decimal("1.25")),
+        (pl.Decimal(10, 2), "125e-2", Decimal("1.25")),
+        (pl.Decimal(10, 2), "125e-3", None),
+        (pl.Decimal(10, 2), "100000000", None),
         (pl.List(pl.Int64), "[1]", None),
     ],
 )
 def test_a_field_is_read_as_it_was_meant_or_not_at_all(dtype: Any, text: str, value: object) -> None:
-    parsed = pl.DataFrame({"field": [text]}).select(
-        parse_field(pl.col("field"), dtype() if isinstance(dtype, type) else dtype, "UTC")
-    )
-    assert parsed.item() == value
+    dtype, arrived = dtype() if isinstance(dtype, type) else dtype, pl.DataFrame({"field": [text]})
+    assert arrived.select(parse_field(pl.col("field"), dtype, "UTC")).item() == value
+    block, lost = parse_block(arrived, {"field": dtype}, "UTC")
+    assert (block.item(), "field" in lost) == (value, value is None)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +84,8 @@ def test_a_field_is_read_as_it_was_meant_or_not_at_all(dtype: Any, text: str, va
         ("2013-07-15T12:00Z", utc(2013, 7, 15, 12)),
         ("2013-07-15T12:00:00+02:00", utc(2013, 7, 15, 10)),
         ("2013-07-15T12:00:00.5-0330", utc(2013, 7, 15, 15, 30, 0, 500000)),
+        ("2013-07-15 12:00:00.123456000", utc(2013, 7, 15, 16, 0, 0, 123456)),
+        ("2013-07-15 12:00:00.1234567", None),  # the table holds microseconds
         ("2013-03-10 02:30:00", None),  # the hour that New York skipped
         ("2013-03-10T02:30:00-05:00", utc(2013, 3, 10, 7, 30)),
         ("2013-11-03 01:30:00", utc(2013, 11, 3, 5, 30)),  # the hour it had twice: the first
@@ -162,3 +181,31 @@ def test_an_instant_of_another_zone_is_the_same_instant() -> None:
     assert parse_block(block, {"field": INSTANT}, "America/New_York")[0]["field"].to_list() == [
         datetime(2024, 5, 1, 12, tzinfo=UTC)
     ]
+
+
+POINT = pl.Struct({"x": pl.Int64})
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ({"x": 1}, pl.List(pl.Int64)),
+        ([1], POINT),
+        ([{"x": 1}], pl.List(pl.Int64)),
+        ([1], pl.List(POINT)),
+        ([[1]], pl.List(pl.Int64)),
+        ({"x": [1]}, POINT),
+        ([True], pl.List(pl.Date())),
+        ([time(1)], pl.List(INSTANT)),
+    ],
+)
+def test_a_nested_field_of_another_shape_cannot_be_read(value: object, wanted: Any) -> None:
+    block, lost = parse_block(pl.DataFrame({"field": [value, None]}), {"field": wanted}, "UTC")
+    assert (block.schema["field"], block["field"].to_list()) == (wanted, [None, None])
+    assert lost["field"].to_list() == [True, False]
+
+
+def test_a_time_below_a_microsecond_cannot_be_read() -> None:
+    times = pl.DataFrame({"field": pl.Series([1_000, 1_001]).cast(pl.Time)})
+    _, lost = parse_block(times, {"field": pl.Time()}, "UTC")
+    assert lost["field"].to_list() == [False, True]

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 from hypothesis import given, settings
 from polars.testing import assert_frame_equal
 from polars.testing.parametric import dataframes
@@ -47,6 +48,12 @@ def test_values_at_the_limits_come_back() -> None:
         }
     )
     assert_frame_equal(there_and_back(fields), fields, check_exact=True)
+
+
+def test_a_map_comes_back_as_a_list_of_its_entries() -> None:
+    table = pa.table({"m": pa.array([[("k", 1), ("k", None)], None], pa.map_(pa.string(), pa.int64()))})
+    came = there_and_back(pl.DataFrame(pl.from_arrow(table)))
+    assert came["m"].to_list() == [[{"key": "k", "value": 1}, {"key": "k", "value": None}], None]
 
 
 def test_text_stays_text_and_numbers_stay_numbers() -> None:

@@ -3,11 +3,13 @@
 import gzip
 import itertools
 import json
+from decimal import Decimal
 from typing import Any
 
 import orjson
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from ray_jobs.ingest.raw_files import Raw
 from ray_jobs.ingest.split import even_ranges, line_ranges, quote_ranges, scan_quotes
 from ray_jobs.ingest.text import read_csv, read_header, read_lines, split_marked
 from ray_jobs.ingest.together import SmallText, read_together
-from ray_jobs.ingest.typed import finish_typed
+from ray_jobs.ingest.typed import finish_typed, read_parquet
 
 BLOCK_BYTES = 1024 * 1024
 # with what is special in a field of CSV, and characters of one to four bytes
@@ -150,6 +152,7 @@ def test_a_line_with_too_few_or_too_many_fields_is_kept_beside_the_rows() -> Non
         (b"\n\n", "must name every column once"),
         (b"a,b,a\n1,2,3\n", "must name every column once"),
         (b'a,b\n1,"x\n2,3\n4,5\n', "never closed"),
+        (b'a,b\r1,"x\r2,3\r4,5\r', "never closed"),
     ],
 )
 def test_a_file_that_is_no_csv_is_refused(content: bytes, reason: str) -> None:
@@ -190,6 +193,21 @@ def test_files_read_together_have_the_rows_and_places_of_each_alone(bodies: list
         assert next(rows, None) is None
     for name, rows_together in together.items():
         assert rows_together == rows_of(list(read_csv(opened(contents[name]), None, BLOCK_BYTES)))
+
+
+def test_each_of_several_files_may_begin_with_a_byte_order_mark() -> None:
+    texts = [SmallText.of(name, b'\xef\xbb\xbf{"a":1}\n', "jsonl", None) for name in "ab"]
+    [read] = read_together([text for text in texts if text], "jsonl", BLOCK_BYTES)
+    assert not isinstance(read, SmallText)
+    assert rows_of([read[0]]) == [('{"a":1}',)] * 2
+
+
+def test_decimals_of_any_length_can_be_read() -> None:
+    table = pa.table({"a": pa.array([Decimal("1.25"), None], pa.decimal256(50, 2))})
+    file = pa.BufferOutputStream()
+    pq.write_table(table, file)
+    [(_, chunk)] = read_parquet(pa.BufferReader(file.getvalue()), BLOCK_BYTES, 0, 1 << 30)
+    assert rows_of([chunk]) == [("1.25",), (None,)]
 
 
 json_values = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text('ab"\\\n{}[],:é', max_size=5)
