@@ -67,7 +67,7 @@ def plan_training(
         raise NoFeatures(f"{dotted(identifier)} has no rows: nothing was trained. Run ingest, then build_features.")
     # A network and a loss of the pipeline's own are functions: what they do is part of the outcome, not where they are.
     model = {name: code_hash(value) if callable(value) else value for name, value in asdict(declared.model).items()}
-    holdout = declared.promotion.holdout.total_seconds()
+    holdout = [declared.promotion.holdout.total_seconds(), declared.promotion.minimum_rows]
     parts = [pipeline, snapshot_id, as_of.astimezone(UTC).isoformat(), pipeline_code_hash(declared), model, holdout]
     parts += [train_from.astimezone(UTC).isoformat()] if train_from else []
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -124,9 +124,12 @@ def _compare(contest: Contest) -> PromotionVerdict:
     )
     if found.high < asked or (found.value < asked and found.high <= 0):
         return contest.verdict("reject", "no_gain", f"{figures}: below the {asked:g} asked for")
-    worst = min(losses, key=lambda loss: loss.gain, default=None)
-    if worst and worst.gain < -policy.allowed_slice_loss:
-        return contest.verdict("reject", "slice_fares_worse", f"{_say(worst, policy)}; over all rows {figures}")
+    rising = higher_is_better(contest.measure)
+    worst = min(losses, key=lambda loss: loss.gain / (1.0 if rising else max(loss.champion, 1e-12)), default=None)
+    if worst:
+        allowed = policy.allowed_slice_loss * (1.0 if rising else worst.champion)
+        if worst.gain < -allowed:
+            return contest.verdict("reject", "slice_fares_worse", f"{_say(worst, allowed)}; over all rows {figures}")
     if miscalibrated := _miscalibrated(contest, contest.champion):
         return miscalibrated
     if found.value >= asked and found.low > -tolerated:
@@ -160,10 +163,10 @@ def _paired_gain(contest: Contest) -> Interval:
     return paired_bootstrap(plain, contest.y, better, worse, seed=contest.seed, rounds=BOOTSTRAP_ROUNDS)
 
 
-def _say(worst: SliceLoss, policy: Promotion) -> str:
+def _say(worst: SliceLoss, allowed: float) -> str:
     return (
         f"{worst.column} = {worst.value} fares worse by {-worst.gain:.4f} on {worst.rows} rows, more than the "
-        f"{policy.allowed_slice_loss:g} allowed"
+        f"{allowed:g} allowed"
     )
 
 

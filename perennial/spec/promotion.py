@@ -33,7 +33,8 @@ class Promotion:
         holdout: how much of the newest event time is kept from training for the judgement.
         minimum_rows: labelled rows below which the answer is *inconclusive*.
         minimum_gain: how much better the challenger must be, in the metric's unit.
-        slices: columns of the features whose values must not fare worse than `allowed_slice_loss`, in the metric's unit;
+        slices: columns of the features whose values must not fare worse than `allowed_slice_loss`, in the metric's unit
+            (of an error, RMSE say, as a share of the champion's on that slice);
             values with fewer than `minimum_slice_rows` rows decide nothing.
         maximum_calibration_error: expected calibration error above which a challenger is rejected, unless the champion's
             is as large: both then meet a season that neither knows. None: not asked.

@@ -17,7 +17,7 @@ from perennial.rules.contest import PromotionVerdict
 from perennial.rules.joins import MOMENT
 from perennial.rules.metrics import Measure
 from perennial.rules.promotion import judge_promotion
-from perennial.rules.scoring import NoBuilder, Scorer
+from perennial.rules.scoring import GoldenRowsDiffer, NoBuilder, Scorer
 from perennial.rules.weighted import one_hot
 from perennial.spec import Pipeline, TorchModel, load_pipeline
 from ray_jobs.train.rows import LABEL_KNOWN_AT, event_time_of, labelled, read_rows
@@ -144,8 +144,8 @@ def _champion(lake: Lake, pipeline: Pipeline, version: ModelVersion) -> Scorer |
         return _scorer(lake, pipeline, version)
     except NoBuilder as error:
         return f"the champion's network is not that of today: {error}"
-    except ArtifactRefused as error:
-        if isinstance(pipeline.model, TorchModel):  # the builder has its name still, and other layers
+    except (ArtifactRefused, GoldenRowsDiffer) as error:
+        if isinstance(pipeline.model, TorchModel):  # the builder has its name still, and builds another network
             return f"the champion's weights do not fit the network of today: {error}"
         raise
 

@@ -157,3 +157,15 @@ def test_values_are_judged_by_their_losses_and_quantiles() -> None:
     table = judge_promotion("rmse", y, near, far, POLICY, constant=20.0, last_label=np.roll(y, 1)).evidence["metrics"]
     assert set(table) == {"rmse", "mae", "quantile_loss"}
     assert set(table["mae"]) == {"challenger", "champion", "constant", "last_label"}
+
+
+def test_a_slice_of_an_error_may_lose_a_share_of_it_whatever_its_unit() -> None:
+    generator = np.random.default_rng(5)
+    y = generator.normal(300_000, 50_000, 2_000)
+    former = y + generator.normal(0, 20_000, 2_000)
+    policy = Promotion(slices=["city"], allowed_slice_loss=0.05, minimum_slice_rows=100, minimum_rows=100)
+    cities = {"city": ["Rome", "Oslo"] * 1_000}
+    for error, expected in ((1.02, "better"), (1.2, "slice_fares_worse")):
+        scores = np.where(np.arange(2_000) % 2 == 0, y + 0.5 * (former - y), y + error * (former - y))
+        found = judge_promotion(Measure("rmse"), y, scores, former, policy, constant=300_000.0, slices=cities)
+        assert found.answer == expected
