@@ -114,9 +114,7 @@ class AnswerLog:
                 shipped += self._ship(waiting[0])
                 waiting.pop(0)
             self.problem = None
-        except (
-            Exception
-        ) as error:  # whatever it was: a segment that is forgotten here stays locked, and nobody ships it
+        except Exception as error:  # whatever it was: a segment forgotten here stays locked, and nobody ships it
             self.problem = f"{type(error).__name__}: {error}"
             logger.warning("prediction log of %s: %d segments stay here: %s", self.pipeline, len(waiting), self.problem)
         size = self._measure()
